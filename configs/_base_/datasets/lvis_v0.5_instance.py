@@ -1,0 +1,78 @@
+# LVIS v0.5, the paper's main data set: 1230 categories, 56,740 annotated training images.
+num_classes = 1230
+class_freq = "lvis_v0.5"
+# What the model takes from the data set; a leaf passes it on with `roi_head=_base_.vocabulary`.
+vocabulary = dict(
+    bbox_head=dict(
+        num_classes=num_classes, loss_cls=dict(num_classes=num_classes, class_freq=class_freq)
+    ),
+    mask_head=dict(num_classes=num_classes),
+)
+
+dataset_type = "LVISV05Dataset"
+data_root = "data/lvis_v0.5/"
+backend_args = None
+
+# Scale jitter as in the paper: short edge drawn from six, long edge at most 1333.
+train_pipeline = [
+    dict(type="LoadImageFromFile", backend_args=backend_args),
+    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(
+        type="RandomChoiceResize",
+        scales=[(1333, 640), (1333, 672), (1333, 704), (1333, 736), (1333, 768), (1333, 800)],
+        keep_ratio=True,
+    ),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="PackDetInputs"),
+]
+test_pipeline = [
+    dict(type="LoadImageFromFile", backend_args=backend_args),
+    dict(type="Resize", scale=(1333, 800), keep_ratio=True),
+    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(
+        type="PackDetInputs",
+        meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
+    ),
+]
+
+train_dataloader = dict(
+    batch_size=2,
+    num_workers=2,
+    persistent_workers=True,
+    sampler=dict(type="InfiniteSampler", shuffle=True),
+    batch_sampler=dict(type="AspectRatioBatchSampler"),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        ann_file="annotations/lvis_v0.5_train.json",
+        data_prefix=dict(img="train2017/"),
+        filter_cfg=dict(filter_empty_gt=True, min_size=32),
+        pipeline=train_pipeline,
+        backend_args=backend_args,
+    ),
+)
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=2,
+    persistent_workers=True,
+    drop_last=False,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        ann_file="annotations/lvis_v0.5_val.json",
+        data_prefix=dict(img="val2017/"),
+        test_mode=True,
+        pipeline=test_pipeline,
+        backend_args=backend_args,
+    ),
+)
+test_dataloader = val_dataloader
+
+val_evaluator = dict(
+    type="FastLVISMetric",
+    ann_file=data_root + "annotations/lvis_v0.5_val.json",
+    metric=["bbox", "segm"],
+    backend_args=backend_args,
+)
+test_evaluator = val_evaluator

@@ -1,0 +1,9 @@
+# Mask R-CNN R-50-FPN with plain sigmoid BCE on LVIS v0.5: the paper's baseline, and the base of the
+# other losses' configs.
+_base_ = [
+    "../_base_/models/mask_rcnn_r50_fpn.py",
+    "../_base_/datasets/lvis_v0.5_instance.py",
+    "../_base_/schedules/schedule_90k.py",
+    "../_base_/default_runtime.py",
+]
+model = dict(roi_head=_base_.vocabulary)

@@ -1,0 +1,16 @@
+"""DropLoss, EQL and BEQL for long-tailed instance segmentation with MMDetection 3.x.
+
+Importing this package registers its parts in mmdet's registries: the data sets and the sampler, the
+hooks, the metric, the losses and the bbox head. A config does that with::
+
+    custom_imports = dict(imports=["mmdet_droploss"], allow_failed_imports=False)
+"""
+
+from .environment import check_environment
+from .version import __version__
+
+check_environment()  # first: what follows fails in obscure ways in an environment that cannot work
+
+from . import datasets, engine, evaluation, models
+
+__all__ = ["__version__", "datasets", "engine", "evaluation", "models"]

@@ -1,0 +1,267 @@
+"""Category frequencies of a data set: image counts, groups r/c/f and the tail.
+
+This is the only place that knows where frequencies come from. Losses, the metric and the
+analysis tools ask it and never open an annotation file themselves.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+#: Names that ``class_freq`` takes for the figures bundled with the package.
+BUNDLED = ("lvis_v0.5", "lvis_v1")
+
+#: LVIS's frequency groups, in the order of their index in :attr:`ClassFrequency.groups`.
+GROUP_NAMES = ("rare", "common", "frequent")
+
+#: LVIS: rare is at most 10 training images, common at most 100, frequent more.
+RARE_MAX_IMAGES = 10
+COMMON_MAX_IMAGES = 100
+
+_FORMAT = "mmdet_droploss/class_frequency/1"
+_BUNDLED_DIR = Path(__file__).parent / "lvis_counts"
+
+
+@dataclass(frozen=True)
+class ClassFrequency:
+    """How often each category occurs in the training set, in label order.
+
+    Args:
+        image_count: (C,) int64, the number of training images that contain each category.
+        num_images: The number of annotated training images; None if unknown.
+        instance_count: (C,) int64, the number of instances; None if unknown.
+        classes: C category names; None if unknown.
+        source: Where the counts come from; error messages name it.
+    """
+
+    image_count: np.ndarray
+    num_images: int | None = None
+    instance_count: np.ndarray | None = None
+    classes: tuple[str, ...] | None = None
+    source: str = "class_freq"
+
+    @property
+    def num_classes(self) -> int:
+        """The number of categories, C."""
+        return len(self.image_count)
+
+    @property
+    def groups(self) -> np.ndarray:
+        """(C,) int64, LVIS's group of each category as an index into :data:`GROUP_NAMES`."""
+        return np.digitize(self.image_count, [RARE_MAX_IMAGES, COMMON_MAX_IMAGES], right=True)
+
+    def tail(self, lambda_: float | None = None, num_images: int | None = None) -> np.ndarray:
+        """T(f) of the paper, eq. (2): which categories are of low frequency.
+
+        Args:
+            lambda_: The threshold on f_j = image_count_j / num_images. None means LVIS's rare and
+                common categories, that is at most 100 images.
+            num_images: The number of training images behind f_j; by default the one that came with
+                the counts.
+
+        Returns:
+            (C,) bool.
+
+        Raises:
+            ValueError: If ``lambda_`` is given and the number of images is not known, or if either
+                is out of range.
+        """
+        if lambda_ is None:
+            return self.image_count <= COMMON_MAX_IMAGES
+        if not 0 < lambda_ <= 1:
+            raise ValueError(
+                f"lambda_ is a fraction of the training images and must lie in (0, 1], "
+                f"but it is {lambda_!r}"
+            )
+        num_images = self.num_images if num_images is None else num_images
+        if num_images is None:
+            raise ValueError(
+                f"lambda_={lambda_!r} needs num_images, the number of training images: f_j is "
+                f"image_count_j / num_images, and {self.source} does not tell it"
+            )
+        if num_images < 1 or num_images < self.image_count.max(initial=0):
+            raise ValueError(
+                f"num_images={num_images!r} must be at least the largest image count, which is "
+                f"{self.image_count.max(initial=0)} in {self.source}"
+            )
+        return self.image_count / num_images < lambda_
+
+    def to_json(self) -> str:
+        """The small JSON text that ``class_freq`` accepts in place of an annotation file."""
+        content: dict[str, Any] = {"format": _FORMAT, "source": self.source}
+        if self.num_images is not None:
+            content["num_images"] = self.num_images
+        content["image_count"] = self.image_count.tolist()
+        if self.instance_count is not None:
+            content["instance_count"] = self.instance_count.tolist()
+        if self.classes is not None:
+            content["classes"] = list(self.classes)
+        lines = ",\n".join(f" {json.dumps(k)}: {json.dumps(v)}" for k, v in content.items())
+        return f"{{\n{lines}\n}}\n"
+
+
+def load_class_frequency(
+    class_freq: str | os.PathLike | Sequence[int] | ClassFrequency,
+) -> ClassFrequency:
+    """Get category frequencies from any of the forms that ``class_freq`` takes.
+
+    Args:
+        class_freq: ``'lvis_v0.5'`` or ``'lvis_v1'`` (the figures of the public LVIS train sets,
+            bundled); the path of an LVIS- or COCO-format annotation file, or of the small JSON that
+            ``tools/analysis_tools/class_frequency.py`` writes (much faster to read than a large
+            annotation file); or a sequence of image counts in label order. A path may be anything
+            that MMEngine's file backends read.
+
+    Returns:
+        The frequencies. For an annotation file the categories come in the order of the file, which
+        is MMDetection's label order, and crowd regions do not count.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the name is unknown, the file is not valid JSON or not of a known format, or
+            a count is negative or not a whole number.
+        TypeError: If ``class_freq`` is of another type.
+    """
+    if isinstance(class_freq, ClassFrequency):
+        return class_freq
+    if isinstance(class_freq, (str, os.PathLike)):
+        path = os.fspath(class_freq)
+        if path in BUNDLED:
+            return _read(str(_BUNDLED_DIR / f"{path}.json"), None)
+        if "://" not in path and not os.path.isfile(path):
+            _raise_missing(path)
+        stamp = os.stat(path) if "://" not in path else None
+        # Every stage of a cascade asks for the same file: parse it once, unless it has changed.
+        return _read(path, stamp and (stamp.st_mtime_ns, stamp.st_size))
+    if isinstance(class_freq, Sequence) or isinstance(class_freq, np.ndarray):
+        return ClassFrequency(_as_counts(class_freq, "image_count", "class_freq"))
+    raise TypeError(
+        f"class_freq must be one of {', '.join(map(repr, BUNDLED))}, the path of an annotation or "
+        f"frequency file, or a sequence of image counts, but it is a {type(class_freq).__name__}: "
+        f"{class_freq!r}"
+    )
+
+
+def _raise_missing(path: str) -> None:
+    """Tell a misspelt name from a missing file."""
+    if os.path.isdir(path):
+        raise ValueError(f"class_freq={path!r} is a directory; it must be a JSON file")
+    if os.sep not in path and not path.endswith(".json"):
+        raise ValueError(
+            f"class_freq={path!r} is neither a bundled data set ({', '.join(map(repr, BUNDLED))}) "
+            f"nor an existing file"
+        )
+    raise FileNotFoundError(
+        f"class_freq={path!r} does not exist (working directory: {os.getcwd()}). It must be the "
+        f"annotation file of the training set, or the small JSON that "
+        f"tools/analysis_tools/class_frequency.py makes of it. For inference alone it is not "
+        f"needed: the checkpoint holds the tail, and class_freq=None is enough"
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _read(path: str, stamp: tuple[int, int] | None) -> ClassFrequency:
+    from mmengine import fileio
+
+    text = fileio.get(path)
+    # A large annotation file makes millions of small objects; collecting garbage while they are
+    # built triples the time and finds nothing.
+    gc_was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        content = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise ValueError(
+            f"class_freq={path!r} is not valid JSON, perhaps truncated ({len(text)} bytes): {error}"
+        ) from None
+    finally:
+        if gc_was_enabled:
+            gc.enable()
+    if isinstance(content, dict) and "image_count" in content:
+        return _from_small_json(content, path)
+    if isinstance(content, dict) and {"annotations", "categories"} <= content.keys():
+        return _from_annotations(content, path)
+    found = f"the keys {sorted(content)[:8]}" if isinstance(content, dict) else type(content)
+    raise ValueError(
+        f'class_freq={path!r} is not of a known format: it must have the keys "annotations" and '
+        f'"categories" (LVIS or COCO) or "image_count" (from class_frequency.py), but it has '
+        f"{found}"
+    )
+
+
+def _from_small_json(content: dict, path: str) -> ClassFrequency:
+    image_count = _as_counts(content["image_count"], "image_count", path)
+    instance_count = content.get("instance_count")
+    if instance_count is not None:
+        instance_count = _as_counts(instance_count, "instance_count", path)
+    classes = content.get("classes")
+    for name, values in (("instance_count", instance_count), ("classes", classes)):
+        if values is not None and len(values) != len(image_count):
+            raise ValueError(
+                f"class_freq={path!r}: {name} has {len(values)} entries, but image_count has "
+                f"{len(image_count)}"
+            )
+    return ClassFrequency(
+        image_count,
+        content.get("num_images"),
+        instance_count,
+        None if classes is None else tuple(classes),
+        path,
+    )
+
+
+def _from_annotations(content: dict, path: str) -> ClassFrequency:
+    try:
+        categories = content["categories"]
+        label_of = {category["id"]: label for label, category in enumerate(categories)}
+        if len(label_of) != len(categories):
+            raise ValueError(f"class_freq={path!r} has categories with the same id")
+        pairs = [
+            (annotation["image_id"], label_of[annotation["category_id"]])
+            for annotation in content["annotations"]
+            if not annotation.get("iscrowd")
+        ]
+        classes = tuple(str(category.get("name", category["id"])) for category in categories)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f'class_freq={path!r} is not an LVIS or COCO annotation file: an entry of "categories" '
+            f'or "annotations" lacks or does not know {error}'
+        ) from None
+    if not categories:
+        raise ValueError(f"class_freq={path!r} has no categories")
+    array = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    unique = np.unique(array, axis=0)
+    num_classes = len(categories)
+    return ClassFrequency(
+        np.bincount(unique[:, 1], minlength=num_classes),
+        len(np.unique(unique[:, 0])),
+        np.bincount(array[:, 1], minlength=num_classes),
+        classes,
+        path,
+    )
+
+
+def _as_counts(values: Any, name: str, source: str) -> np.ndarray:
+    array = np.asarray(values)
+    if (
+        array.ndim != 1
+        or array.size == 0
+        or array.dtype.kind not in "iuf"
+        or not np.all(np.equal(np.mod(array, 1), 0))
+        or array.min() < 0
+    ):
+        raise ValueError(
+            f"{name} of {source} must be a flat, non-empty list of whole numbers >= 0, one a "
+            f"category in label order, but it is {str(values)[:120]}"
+        )
+    return array.astype(np.int64)

@@ -1,0 +1,81 @@
+"""Make a config ready for the runner: what train.py and test.py share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from importlib import metadata
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.utils import digit_version
+
+from ..datasets import BUNDLED
+from .distributed import check_gpu_count, init_cpu_process_group
+
+
+def prepare_run(cfg: Config, launcher: str) -> None:
+    """Adapt the config to the machine and refuse what would only fail hours later.
+
+    Args:
+        cfg: The config; changed in place.
+        launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+
+    Raises:
+        ValueError: If the evaluator cannot work with the installed packages.
+        RuntimeError: If the launcher does not fit the machine.
+    """
+    cfg.launcher = launcher
+    for name in ("val_evaluator", "test_evaluator"):
+        _check_evaluator(name, cfg.get(name))
+    if launcher == "none":
+        return
+    if torch.cuda.is_available():
+        check_gpu_count()
+        return
+    init_cpu_process_group(launcher)
+    wrapper = cfg.get("model_wrapper_cfg") or {}
+    cfg.model_wrapper_cfg = {
+        "find_unused_parameters": cfg.get("find_unused_parameters", False),
+        **wrapper,
+        "type": "CPUDistributedDataParallel",
+    }
+
+
+def forget_missing_class_freq(cfg: Config) -> None:
+    """For a test: a checkpoint holds the tail, so the file it came from may be gone."""
+    for node in _dicts(cfg.model):
+        path = node.get("class_freq")
+        if isinstance(path, str) and path not in BUNDLED and not os.path.isfile(path):
+            print_log(
+                f"class_freq={path!r} is not here; the tail is taken from the checkpoint",
+                logger="current",
+            )
+            node["class_freq"] = None
+
+
+def _dicts(node) -> Iterator[dict]:
+    """All dicts in a nested config."""
+    if isinstance(node, dict):
+        yield node
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for child in node:
+            yield from _dicts(child)
+
+
+def _check_evaluator(name: str, evaluator: dict | list | None) -> None:
+    """MMDetection's LVISMetric dies at the end of the evaluation with current NumPy."""
+    uses_lvis_api = any(node.get("type") == "LVISMetric" for node in _dicts(evaluator))
+    if (
+        uses_lvis_api
+        and digit_version(np.__version__) >= digit_version("1.24")
+        and digit_version(metadata.version("lvis")) <= digit_version("0.5.3")
+    ):
+        raise ValueError(
+            f"{name} is LVISMetric, whose lvis-api uses np.float, which NumPy {np.__version__} does "
+            f"not have: it would fail at the end of the first evaluation. Use "
+            f"{name}=dict(type='FastLVISMetric', ann_file=...), which gives the same numbers"
+        )

@@ -1,0 +1,14 @@
+"""Modules that MMDetection builds by name: losses and heads."""
+
+from .losses import BEQL, EQL, DropLoss, FixedDropLoss, SigmoidBCELoss
+from .roi_heads import LargeVocabBBoxHead, LargeVocabCascadeRoIHead
+
+__all__ = [
+    "BEQL",
+    "EQL",
+    "DropLoss",
+    "FixedDropLoss",
+    "LargeVocabBBoxHead",
+    "LargeVocabCascadeRoIHead",
+    "SigmoidBCELoss",
+]

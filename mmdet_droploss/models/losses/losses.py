@@ -1,0 +1,354 @@
+"""The registered losses: thin modules over the functions of equations.py."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Sequence
+
+import torch
+from mmdet.models.losses.utils import weight_reduce_loss
+from mmdet.registry import MODELS
+from mmengine.dist import all_reduce
+from torch import Tensor, nn
+
+from ...datasets import ClassFrequency, load_class_frequency
+from . import equations as eq
+from .checks import check_inputs, check_not_nan, warn_of_unset_bias
+from .running_accuracy import RunningAccuracy
+
+ClassFreq = str | os.PathLike | Sequence[int] | ClassFrequency | None
+
+
+class LongTailLoss(nn.Module):
+    """What the losses of this package share: the contract with MMDetection's bbox heads.
+
+    All of them are a binary cross-entropy over C sigmoid outputs, without a background output,
+    weighted term by term, summed over the categories and averaged over the proposals::
+
+        L(r) = - sum_j w_j log p^_j,    p^_j = p_j if y_j = 1 else 1 - p_j
+
+    A subclass gives the weights w, in :meth:`weight`.
+
+    Args:
+        num_classes: The number of categories C, without background.
+        class_freq: How often each category occurs in the training set: ``'lvis_v0.5'``,
+            ``'lvis_v1'``, the path of an LVIS- or COCO-format annotation file or of the small JSON
+            that ``tools/analysis_tools/class_frequency.py`` writes, or a sequence of image counts
+            in label order. None suffices for inference, where the checkpoint holds the tail.
+        lambda_: Threshold of the low-frequency indicator T: f_j = image_count / num_images <
+            lambda_. By default the tail is LVIS's rare and common categories, at most 100 images.
+        num_images: The number of training images behind f_j; only needed with ``lambda_``, and
+            only if ``class_freq`` does not tell it.
+        reduction: ``'none'`` (a value per proposal), ``'mean'`` or ``'sum'``.
+        loss_weight: Factor on the loss.
+
+    Attributes:
+        tail: (C,) bool buffer, T(f_j). A checkpoint carries it.
+
+    Raises:
+        ValueError: If an argument is out of range, or ``class_freq`` has not ``num_classes``
+            entries.
+        FileNotFoundError: If ``class_freq`` is the path of a missing file.
+    """
+
+    # What MMDetection's bbox heads ask a loss that brings its own outputs.
+    custom_cls_channels = True
+    custom_activation = True
+    custom_accuracy = True
+
+    #: Whether the loss weights terms by T(f_j), and so cannot train without frequencies.
+    needs_tail = True
+
+    def __init__(
+        self,
+        num_classes: int,
+        class_freq: ClassFreq = None,
+        lambda_: float | None = None,
+        num_images: int | None = None,
+        reduction: str = "mean",
+        loss_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+            raise ValueError(f"num_classes must be a whole number >= 1, but it is {num_classes!r}")
+        if reduction not in ("none", "mean", "sum"):
+            raise ValueError(f"reduction must be 'none', 'mean' or 'sum', but it is {reduction!r}")
+        if not isinstance(loss_weight, (int, float)) or not 0 <= loss_weight < math.inf:
+            raise ValueError(f"loss_weight must be a number >= 0, but it is {loss_weight!r}")
+        self.num_classes = num_classes
+        self.reduction = reduction
+        self.loss_weight = loss_weight
+
+        groups = None
+        if class_freq is None:
+            if lambda_ is not None:
+                raise ValueError(f"lambda_={lambda_!r} needs class_freq, but that is None")
+            tail = torch.zeros(num_classes, dtype=torch.bool)
+        else:
+            frequency = load_class_frequency(class_freq)
+            if frequency.num_classes != num_classes:
+                raise ValueError(
+                    f"num_classes={num_classes} does not agree with class_freq, which has "
+                    f"{frequency.num_classes} categories (from {frequency.source})"
+                )
+            tail = torch.from_numpy(frequency.tail(lambda_, num_images))
+            groups = torch.from_numpy(frequency.groups)
+            if self.needs_tail and tail.all() | ~tail.any():
+                warnings.warn(
+                    f"{type(self).__name__}: with "
+                    f"{'at most 100 images' if lambda_ is None else f'lambda_={lambda_}'} "
+                    f"{'every' if tail.all() else 'no'} category is of low frequency (image counts "
+                    f"from {frequency.image_count.min()} to {frequency.image_count.max()} in "
+                    f"{frequency.source}); set lambda_ so that it parts the long tail from the rest",
+                    stacklevel=2,
+                )
+        self.register_buffer("tail", tail)
+        self._tail_is_known = class_freq is not None
+        self._is_first_step = True
+        self._accuracy = RunningAccuracy(num_classes, groups)
+
+    def weight(self, x: Tensor, y: Tensor, fg: Tensor, labels: Tensor) -> Tensor | None:
+        """The weights w of the terms, by the loss's equation.
+
+        Args:
+            x: (N, C) logits.
+            y: (N, C) bool, one-hot targets, all False for background.
+            fg: (N,) bool, E(r).
+            labels: (N,) int64 in [0, C].
+
+        Returns:
+            (N, C), float or bool, without gradient; None for w = 1.
+        """
+        raise TypeError(f"{type(self).__name__} does not define weight()")
+
+    def forward(
+        self,
+        cls_score: Tensor,
+        labels: Tensor,
+        label_weights: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """The loss of a batch of proposals.
+
+        The arithmetic is float32 for float16 and bfloat16 logits, so it is safe under AMP. Nothing
+        waits for a GPU, except a check of the starting scores in the very first call.
+
+        Args:
+            cls_score: (N, C) logits; N may be 0.
+            labels: (N,) int64, the category in [0, C), or C for background.
+            label_weights: (N,) weights of the proposals.
+            avg_factor: What ``'mean'`` divides by; by default N.
+            reduction_override: Takes the place of ``reduction`` for this call.
+
+        Returns:
+            A scalar, or (N,) for ``'none'``; float32 (float64 for float64 logits). An empty batch
+            gives 0 with a gradient, so that distributed training keeps step.
+
+        Raises:
+            ValueError: If a shape does not fit, or, on CPU, if a label is outside [0, C] or a logit
+                is NaN. On CUDA the latter two are device-side assertions with the same message.
+        """
+        if reduction_override not in (None, "none", "mean", "sum"):
+            raise ValueError(
+                f"reduction_override must be None, 'none', 'mean' or 'sum', but it is "
+                f"{reduction_override!r}"
+            )
+        reduction = reduction_override or self.reduction
+        check_inputs(cls_score, labels, label_weights, self.num_classes)
+        if self.needs_tail and not self._tail_is_known:
+            raise ValueError(
+                f"{type(self).__name__} with class_freq=None and no checkpoint loaded does not "
+                f"know which categories are of low frequency: give class_freq"
+            )
+        if cls_score.dtype in (torch.float16, torch.bfloat16):
+            cls_score = cls_score.float()
+        if self._is_first_step:
+            warn_of_unset_bias(cls_score)
+            self._is_first_step = False
+
+        y, fg = eq.targets(labels, self.num_classes)
+        weight = self.weight(cls_score, y, fg, labels)
+        loss = eq.weighted_bce(cls_score, y, weight)
+        check_not_nan(loss, cls_score)
+        if reduction == "mean" and avg_factor is None:
+            avg_factor = max(len(labels), 1)  # the mean of nothing is 0 here, not NaN
+        return self.loss_weight * weight_reduce_loss(loss, label_weights, reduction, avg_factor)
+
+    def get_cls_channels(self, num_classes: int) -> int:
+        """The outputs that the classifier needs: C, no background channel.
+
+        Raises:
+            ValueError: If the head's number of classes is not the loss's.
+        """
+        if num_classes != self.num_classes:
+            raise ValueError(
+                f"the bbox head has num_classes={num_classes}, but its "
+                f"{type(self).__name__} has num_classes={self.num_classes}"
+            )
+        return num_classes
+
+    def get_activation(self, cls_score: Tensor) -> Tensor:
+        """Scores for the head's post-processing.
+
+        Args:
+            cls_score: (N, C) logits.
+
+        Returns:
+            (N, C + 1): sigmoid scores and a last column of zeros, where MMDetection expects the
+            background.
+        """
+        if cls_score.dtype in (torch.float16, torch.bfloat16):
+            cls_score = cls_score.float()
+        return torch.cat([cls_score.sigmoid(), cls_score.new_zeros(len(cls_score), 1)], dim=1)
+
+    def get_accuracy(self, cls_score: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Top-1 accuracy on foreground proposals in percent, over about the last 50 calls.
+
+        Rare categories come by in few batches only, so each batch's own accuracy would be mostly
+        undefined; a running one is a curve that one can read. Nothing waits for a GPU.
+
+        Args:
+            cls_score: (N, C) logits.
+            labels: (N,) int64 in [0, C].
+
+        Returns:
+            ``acc_fg`` over all categories and, if the frequencies are known, ``acc_r``, ``acc_c``
+            and ``acc_f`` over the rare, common and frequent ones; 0 before one was seen.
+        """
+        return self._accuracy.update(cls_score, labels)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        """Take the tail from the checkpoint only if the config does not tell it."""
+        saved = state_dict.get(f"{prefix}tail")
+        if saved is not None and saved.shape == self.tail.shape:
+            if self._tail_is_known and self.needs_tail and not saved.equal(self.tail.to(saved)):
+                warnings.warn(
+                    f"{type(self).__name__}: the checkpoint counts {int(saved.sum())} categories "
+                    f"as low-frequency, class_freq of the config {int(self.tail.sum())}, and they "
+                    f"are not the same ones; the config holds",
+                    stacklevel=2,
+                )
+            if self._tail_is_known:
+                state_dict = {**state_dict, f"{prefix}tail": self.tail}
+            self._tail_is_known = True
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def extra_repr(self) -> str:
+        """Shown by ``print(model)``."""
+        return (
+            f"num_classes={self.num_classes}, low_frequency={int(self.tail.sum())}, "
+            f"reduction={self.reduction!r}, loss_weight={self.loss_weight}"
+        )
+
+
+@MODELS.register_module()
+class SigmoidBCELoss(LongTailLoss):
+    """Sigmoid binary cross-entropy, w = 1: the paper's baseline.
+
+    Arguments are those of :class:`LongTailLoss`; ``class_freq`` is optional and only serves the
+    accuracies per frequency group.
+    """
+
+    needs_tail = False
+
+    def weight(self, x: Tensor, y: Tensor, fg: Tensor, labels: Tensor) -> None:
+        """No weighting."""
+        return None
+
+
+@MODELS.register_module()
+class EQL(LongTailLoss):
+    """Equalization loss, eq. (1)-(2); Tan et al., CVPR 2020.
+
+    A foreground proposal does not push down the scores of other low-frequency categories.
+    Arguments are those of :class:`LongTailLoss`.
+    """
+
+    def weight(self, x: Tensor, y: Tensor, fg: Tensor, labels: Tensor) -> Tensor:
+        """Eq. (2)."""
+        return eq.eql_weight(y, fg, self.tail)
+
+
+@MODELS.register_module()
+class BEQL(LongTailLoss):
+    """Background equalization loss, eq. (3)-(4): the paper's own baseline.
+
+    EQL, and a background proposal pushes down a low-frequency category the less, the lower its
+    score already is.
+
+    Args:
+        log_base: b, the base of the logarithm in eq. (4); > 1. A smaller base discounts background
+            more, a large one gives EQL.
+        *args, **kwargs: Those of :class:`LongTailLoss`.
+    """
+
+    def __init__(self, *args, log_base: float = 4, **kwargs) -> None:
+        if not isinstance(log_base, (int, float)) or not 1 < log_base < math.inf:
+            raise ValueError(
+                f"log_base must be a number > 1 (with b <= 1 the weights of eq. (4) leave [0, 1]), "
+                f"but it is {log_base!r}"
+            )
+        super().__init__(*args, **kwargs)
+        self.log_base = log_base
+
+    def weight(self, x: Tensor, y: Tensor, fg: Tensor, labels: Tensor) -> Tensor:
+        """Eq. (4)."""
+        return eq.beql_weight(x, y, fg, self.tail, self.log_base)
+
+
+@MODELS.register_module()
+class FixedDropLoss(LongTailLoss):
+    """EQL with a fixed drop ratio for background: the baseline of Figure 3.
+
+    Args:
+        drop_ratio: The probability in [0, 1] that a background proposal's term of a low-frequency
+            category is dropped. 0 gives EQL.
+        *args, **kwargs: Those of :class:`LongTailLoss`.
+    """
+
+    def __init__(self, *args, drop_ratio: float, **kwargs) -> None:
+        if not isinstance(drop_ratio, (int, float)) or not 0 <= drop_ratio <= 1:
+            raise ValueError(f"drop_ratio must lie in [0, 1], but it is {drop_ratio!r}")
+        super().__init__(*args, **kwargs)
+        self.drop_ratio = drop_ratio
+
+    def weight(self, x: Tensor, y: Tensor, fg: Tensor, labels: Tensor) -> Tensor:
+        """Eq. (6) with a mu that does not depend on the batch."""
+        mu = eq.fixed_keep_probability(self.tail, self.drop_ratio)
+        return eq.drop_weight(y, fg, self.tail, mu)
+
+
+@MODELS.register_module()
+class DropLoss(LongTailLoss):
+    """DropLoss, eq. (5)-(7).
+
+    EQL, and a background proposal's term of category j is kept with probability mu_j, the share of
+    the batch's foreground proposals that belong to j's group (low-frequency or frequent). With no
+    foreground proposal in the batch, where eq. (7) is 0/0, every term is kept.
+
+    Args:
+        drop_frequent: Whether terms of frequent categories are dropped, too, as eq. (7) says.
+            False keeps them all, as the authors' released code does.
+        sync_statistics: Whether the shares are those of all processes' proposals; by default each
+            process takes its own, as the released code does. Every process must then call the loss
+            equally often, also for an empty batch (``LargeVocabBBoxHead`` does).
+        *args, **kwargs: Those of :class:`LongTailLoss`.
+    """
+
+    def __init__(
+        self, *args, drop_frequent: bool = True, sync_statistics: bool = False, **kwargs
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.drop_frequent = drop_frequent
+        self.sync_statistics = sync_statistics
+
+    def weight(self, x: Tensor, y: Tensor, fg: Tensor, labels: Tensor) -> Tensor:
+        """Eq. (6) with mu of eq. (7)."""
+        statistics = eq.batch_statistics(labels, self.tail)
+        if self.sync_statistics:
+            all_reduce(statistics)
+        mu = eq.drop_keep_probability(statistics, self.tail, self.drop_frequent)
+        return eq.drop_weight(y, fg, self.tail, mu)

@@ -1,0 +1,6 @@
+"""Heads for large vocabularies, and their post-processing."""
+
+from .cascade_roi_head import LargeVocabCascadeRoIHead
+from .large_vocab_bbox_head import LargeVocabBBoxHead
+
+__all__ = ["LargeVocabBBoxHead", "LargeVocabCascadeRoIHead"]

@@ -1,0 +1,58 @@
+"""A cascade whose stages are written once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+from mmdet.models.roi_heads import CascadeRoIHead
+from mmdet.registry import MODELS
+
+
+@MODELS.register_module()
+class LargeVocabCascadeRoIHead(CascadeRoIHead):
+    """MMDetection's :class:`CascadeRoIHead` with one config for the box heads of all stages.
+
+    Lists don't merge when configs inherit, so a config that changes the loss of a cascade has to
+    write out its three heads. Here ``bbox_head`` is one dict, as in Mask R-CNN, and what differs
+    between the stages stands apart. A change of the loss then reads the same for both detectors::
+
+        model = dict(roi_head=dict(bbox_head=dict(loss_cls=dict(type='DropLoss'))))
+
+    Args:
+        bbox_head: The config of every stage's box head.
+        stage_target_stds: For each stage, the ``target_stds`` of its box coder. The defaults are
+            those of Cascade R-CNN.
+        *args, **kwargs: Those of :class:`CascadeRoIHead`.
+
+    Raises:
+        ValueError: If ``bbox_head`` is a list, or ``stage_target_stds`` does not have an entry for
+            each stage.
+    """
+
+    def __init__(
+        self,
+        *args,
+        bbox_head: dict,
+        stage_target_stds: Sequence[Sequence[float]] = (
+            (0.1, 0.1, 0.2, 0.2),
+            (0.05, 0.05, 0.1, 0.1),
+            (0.033, 0.033, 0.067, 0.067),
+        ),
+        num_stages: int = 3,
+        **kwargs,
+    ) -> None:
+        if not isinstance(bbox_head, dict):
+            raise ValueError(
+                f"bbox_head of LargeVocabCascadeRoIHead is one dict for all stages, but it is a "
+                f"{type(bbox_head).__name__}; CascadeRoIHead takes a list"
+            )
+        if len(stage_target_stds) != num_stages:
+            raise ValueError(
+                f"stage_target_stds must have one entry for each of the num_stages={num_stages} "
+                f"stages, but it has {len(stage_target_stds)}"
+            )
+        heads = [copy.deepcopy(bbox_head) for _ in range(num_stages)]
+        for head, stds in zip(heads, stage_target_stds, strict=True):
+            head["bbox_coder"]["target_stds"] = list(stds)
+        super().__init__(*args, num_stages=num_stages, bbox_head=heads, **kwargs)

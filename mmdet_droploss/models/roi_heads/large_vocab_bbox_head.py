@@ -1,0 +1,104 @@
+"""The bbox head for large vocabularies."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from mmdet.models.roi_heads import Shared2FCBBoxHead
+from mmdet.registry import MODELS
+from mmdet.structures.bbox import get_box_tensor, scale_boxes
+from mmengine.config import ConfigDict
+from mmengine.model import bias_init_with_prob
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from .topk_nms import supports, topk_multiclass_nms
+
+
+@MODELS.register_module()
+class LargeVocabBBoxHead(Shared2FCBBoxHead):
+    """:class:`Shared2FCBBoxHead` that starts calmly and tests fast with a thousand categories.
+
+    - The classifier's bias starts at -log((1 - pi) / pi), so that every sigmoid score starts at the
+      prior pi. With a bias of 0, 1203 sigmoids at 0.5 make a loss in the hundreds.
+    - Post-processing decodes and suppresses only the boxes that can be among the results
+      (:func:`topk_multiclass_nms`), and returns what :class:`Shared2FCBBoxHead` does.
+
+    Args:
+        prior_prob: pi in (0, 1). It has no effect on a softmax classifier, nor if ``init_cfg`` is
+            given.
+        *args, init_cfg, **kwargs: Those of :class:`Shared2FCBBoxHead`.
+
+    Raises:
+        ValueError: If ``prior_prob`` is out of range.
+    """
+
+    def __init__(self, *args, prior_prob: float = 0.001, init_cfg=None, **kwargs) -> None:
+        if not isinstance(prior_prob, (int, float)) or not 0 < prior_prob < 1:
+            raise ValueError(f"prior_prob must lie in (0, 1), but it is {prior_prob!r}")
+        super().__init__(*args, init_cfg=init_cfg, **kwargs)
+        if init_cfg is None:
+            for cfg in self.init_cfg:
+                if cfg.get("override") == dict(name="fc_cls"):
+                    cfg["bias"] = bias_init_with_prob(prior_prob)
+
+    def loss(self, cls_score: Tensor, bbox_pred: Tensor, rois: Tensor, *args, **kwargs) -> dict:
+        """As in :class:`BBoxHead`, but the classification loss is there for an empty batch, too.
+
+        Without it a process with no proposals would leave the others waiting for its part of the
+        gradients, and of ``DropLoss``'s synchronised statistics.
+        """
+        losses = super().loss(cls_score, bbox_pred, rois, *args, **kwargs)
+        if self.custom_cls_channels and cls_score is not None and "loss_cls" not in losses:
+            losses["loss_cls"] = self.loss_cls(cls_score, cls_score.new_zeros(0).long())
+        return losses
+
+    def _predict_by_feat_single(
+        self,
+        roi: Tensor,
+        cls_score: Tensor,
+        bbox_pred: Tensor,
+        img_meta: dict,
+        rescale: bool = False,
+        rcnn_test_cfg: ConfigDict | None = None,
+    ) -> InstanceData:
+        """Turn one image's outputs into detections; see :class:`BBoxHead`."""
+        if (
+            rcnn_test_cfg is None  # raw boxes and scores are wanted
+            or len(roi) == 0
+            or bbox_pred is None
+            or not getattr(self.bbox_coder, "clip_border", False)
+            or self.bbox_coder.encode_size != 4
+            or not supports(rcnn_test_cfg.nms, rcnn_test_cfg.max_per_img)
+        ):
+            return super()._predict_by_feat_single(
+                roi, cls_score, bbox_pred, img_meta, rescale, rcnn_test_cfg
+            )
+
+        if self.custom_cls_channels:
+            scores = self.loss_cls.get_activation(cls_score)[:, :-1]
+        else:
+            scores = F.softmax(cls_score, dim=-1)[:, :-1]
+        height, width = img_meta["img_shape"][:2]
+        deltas = bbox_pred.view(len(roi), -1, 4)
+        inverse_scale = [1 / s for s in img_meta["scale_factor"]] if rescale else None
+
+        def decode(proposals: Tensor, categories: Tensor) -> Tensor:
+            columns = categories * 0 if self.reg_class_agnostic else categories
+            boxes = self.bbox_coder.decode(
+                roi[proposals, 1:], deltas[proposals, columns], max_shape=img_meta["img_shape"]
+            )
+            boxes = get_box_tensor(boxes)
+            return scale_boxes(boxes, inverse_scale) if rescale and len(boxes) else boxes
+
+        corner = roi.new_tensor([[0, 0, width, height]])
+        if rescale:
+            corner = scale_boxes(corner, inverse_scale)
+        bboxes, scores, labels = topk_multiclass_nms(
+            scores,
+            decode,
+            float(corner.max()),
+            rcnn_test_cfg.score_thr,
+            rcnn_test_cfg.nms,
+            rcnn_test_cfg.max_per_img,
+        )
+        return InstanceData(bboxes=bboxes, scores=scores, labels=labels)
