@@ -1,5 +1,5 @@
-# Cascade Mask R-CNN R-50-FPN with plain sigmoid BCE on LVIS v0.5: the paper's baseline, and the base of the
-# other losses' configs.
+# Cascade Mask R-CNN R-50-FPN with plain sigmoid BCE on LVIS v0.5: the base of the other losses'
+# cascade configs.
 _base_ = [
     "../_base_/models/cascade_mask_rcnn_r50_fpn.py",
     "../_base_/datasets/lvis_v0.5_instance.py",
