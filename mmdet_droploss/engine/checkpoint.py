@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -22,6 +23,23 @@ except ImportError:
     from numpy.core import multiarray
 
 
+def _statistics_method(owner: type, name: str) -> Callable:
+    """All that MMEngine's log history needs of ``getattr``: its own methods, saved with it."""
+    if owner is HistoryBuffer and name in ("min", "max", "current", "mean"):
+        return getattr(HistoryBuffer, name)
+    raise pickle.UnpicklingError(f"GLOBAL getattr({owner!r}, {name!r}) is not allowed")
+
+
+def _under_name(function: Callable, path: str) -> Callable:
+    """The function as a pickle names it; torch goes by ``__module__`` and ``__qualname__``."""
+
+    def named(*args):
+        return function(*args)
+
+    named.__module__, named.__qualname__ = path.rsplit(".", 1)
+    return named
+
+
 def _allowed() -> list:
     """The classes and functions in MMEngine's own checkpoints, by name.
 
@@ -29,9 +47,10 @@ def _allowed() -> list:
     """
     allowed: list = [HistoryBuffer, np.ndarray, np.dtype]
     allowed += {type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "u1", "bool")}
-    for function in (multiarray._reconstruct, multiarray.scalar):
-        for module in ("numpy._core.multiarray", "numpy.core.multiarray"):
-            allowed.append((function, f"{module}.{function.__name__}"))
+    for module in ("numpy._core.multiarray", "numpy.core.multiarray"):
+        for function in (multiarray._reconstruct, multiarray.scalar):
+            allowed.append(_under_name(function, f"{module}.{function.__name__}"))
+    allowed.append(_under_name(_statistics_method, "builtins.getattr"))
     return allowed
 
 

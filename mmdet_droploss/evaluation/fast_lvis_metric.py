@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -297,7 +299,7 @@ def evaluate(ground_truth: dict, detections: list[dict], iou_type: str) -> Any:
     """Run LVIS's protocol.
 
     Returns:
-        hotcoco's evaluator, accumulated, with ``get_results``, ``summary_lines`` and ``eval``.
+        hotcoco's evaluator, with ``get_results``, ``summary_lines`` and ``eval``.
     """
     import hotcoco
 
@@ -307,6 +309,8 @@ def evaluate(ground_truth: dict, detections: list[dict], iou_type: str) -> Any:
     )
     evaluation.evaluate()
     evaluation.accumulate()
+    with contextlib.redirect_stdout(io.StringIO()):  # the caller logs summary_lines()
+        evaluation.summarize()
     return evaluation
 
 

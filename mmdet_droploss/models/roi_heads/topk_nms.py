@@ -42,8 +42,10 @@ def topk_multiclass_nms(
     """Class-wise NMS, decoding only the boxes that can matter.
 
     Gives the same boxes, scores and labels, in the same order, as MMDetection's ``multiclass_nms``
-    on all boxes, to the last bit; on GPUs, where sorting is not stable, up to the order of exactly
-    equal scores.
+    on all boxes, to the last bit. Only exactly equal scores leave room: ``multiclass_nms`` puts
+    them in whatever order torch's unstable sort does. Here, of equal scores the lower proposal and
+    then the lower category goes first, unless so few boxes are above the threshold that all of
+    them go into one NMS, as in ``multiclass_nms``.
 
     Args:
         scores: (N, C) scores of N proposals for C categories, without background.
@@ -87,8 +89,14 @@ def topk_multiclass_nms(
             if largest < max_coordinate and len(indices) < num_valid:
                 largest = boxes_of(select(num_valid)).max()
             boxes_for_nms = boxes + (labels.to(boxes) * (largest + 1))[:, None]
-        dets, keep = nms(boxes_for_nms, flat[indices], nms_cfg["iou_threshold"])
+        rank = flat[indices]
+        if len(indices) < num_valid:
+            # NMS sorts by score, and not stably; ranks leave it no choice among equal scores.
+            order = rank.argsort(descending=True, stable=True)
+            rank = torch.empty_like(boxes[:, 0])
+            rank[order] = torch.arange(len(order), 0, -1, device=rank.device, dtype=rank.dtype)
+        _, keep = nms(boxes_for_nms, rank, nms_cfg["iou_threshold"])
         if len(keep) >= max_per_img or len(indices) >= num_valid:
             keep = keep[:max_per_img]
-            return boxes[keep], dets[:max_per_img, -1], labels[keep]
+            return boxes[keep], flat[indices][keep], labels[keep]
         top *= GROWTH
