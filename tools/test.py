@@ -13,12 +13,13 @@ import os
 import os.path as osp
 from collections.abc import Sequence
 
-import mmdet_droploss  # noqa: F401  (checks the environment before anything slow)
 from mmdet.evaluation import DumpDetResults
-from mmdet_droploss.engine import forget_missing_class_freq, prepare_run
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+
+import mmdet_droploss  # noqa: F401  (checks the environment before anything slow)
+from mmdet_droploss.engine import forget_missing_class_freq, prepare_run
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
