@@ -180,7 +180,7 @@ class TestUntested:
     @pytest.mark.parametrize(
         ("name", "version"),
         [
-            ("numpy", "2.4.0"),
+            ("numpy", "2.3.0"),
             ("torch", "2.14.0"),
             ("mmengine", "0.11.0"),
             ("mmcv", "2.4.0"),

@@ -25,7 +25,8 @@ for argument in "$@"; do
 done
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-export SETUP_EXTRAS="tests${SETUP_EXTRAS:+,$SETUP_EXTRAS}"
+# The tests build the documentation, too.
+export SETUP_EXTRAS="tests,docs${SETUP_EXTRAS:+,$SETUP_EXTRAS}"
 # shellcheck source=tools/setup_env.sh
 source tools/setup_env.sh
 

@@ -22,11 +22,11 @@ model = dict(
     ),
     roi_head=dict(
         bbox_roi_extractor=dict(
-            roi_layer=dict(sampling_ratio=2), out_channels=64, featmap_strides=[4, 8, 16]
+            roi_layer=dict(sampling_ratio=1), out_channels=64, featmap_strides=[4, 8, 16]
         ),
         bbox_head=dict(in_channels=64, fc_out_channels=256),
         mask_roi_extractor=dict(
-            roi_layer=dict(sampling_ratio=2), out_channels=64, featmap_strides=[4, 8, 16]
+            roi_layer=dict(sampling_ratio=1), out_channels=64, featmap_strides=[4, 8, 16]
         ),
         mask_head=dict(num_convs=2, in_channels=64, conv_out_channels=64),
     ),

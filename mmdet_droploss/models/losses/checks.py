@@ -89,9 +89,8 @@ def warn_of_unset_bias(cls_score: Tensor) -> None:
     if claimed > MAX_CLAIMED_AT_START:
         warnings.warn(
             f"the classifier starts by claiming {claimed:.0f} of {cls_score.shape[1]} categories "
-            f"for every proposal, because its bias is 0: the first steps will be rough and may end "
-            f"in NaN. Use LargeVocabBBoxHead in place of Shared2FCBBoxHead, or add "
-            f"init_cfg=dict(type='Normal', std=0.01, bias=-6.9, override=dict(name='fc_cls')) to "
-            f"the head",
+            f"for every proposal, most likely because its bias starts at 0: the first steps will be "
+            f"rough and may end in NaN. LargeVocabBBoxHead, in place of Shared2FCBBoxHead, starts "
+            f"it low; for other heads see 'Use it in your own config' in the documentation",
             stacklevel=3,
         )

@@ -4,16 +4,16 @@
 
 Symbols, the same in every function:
 
-=====================  =========  ============  ===================================================
-paper                  name       shape         meaning
-=====================  =========  ============  ===================================================
-x                      ``x``      (N, C)        logits of N proposals, C categories, no background
-r                      ``labels`` (N,) int64    category in [0, C); C is background
-y                      ``y``      (N, C) bool   ``y[r, j]``: category j is the label of proposal r
-E(r)                   ``fg``     (N,) bool     the proposal is foreground
-T_lambda(f_j)          ``tail``   (C,) bool     category j is of low frequency (rare or common)
-w                      return     (N, C)        weights of the terms; they carry no gradient
-=====================  =========  ============  ===================================================
+=====================  ==========  ============  ===================================================
+paper                  name        shape         meaning
+=====================  ==========  ============  ===================================================
+x                      ``x``       (N, C)        logits of N proposals, C categories, no background
+r                      ``labels``  (N,) int64    category in [0, C); C is background
+y                      ``y``       (N, C) bool   ``y[r, j]``: category j is the label of proposal r
+E(r)                   ``fg``      (N,) bool     the proposal is foreground
+T_lambda(f_j)          ``tail``    (C,) bool     category j is of low frequency (rare or common)
+w                      return      (N, C)        weights of the terms; they carry no gradient
+=====================  ==========  ============  ===================================================
 
 All functions work on any device, never wait for it, and draw from torch's global generator.
 """

@@ -37,8 +37,8 @@ class LongTailLoss(nn.Module):
             ``'lvis_v1'``, the path of an LVIS- or COCO-format annotation file or of the small JSON
             that ``tools/analysis_tools/class_frequency.py`` writes, or a sequence of image counts
             in label order. None suffices for inference, where the checkpoint holds the tail.
-        lambda_: Threshold of the low-frequency indicator T: f_j = image_count / num_images <
-            lambda_. By default the tail is LVIS's rare and common categories, at most 100 images.
+        lambda_: Threshold of the low-frequency indicator T: ``f_j = image_count / num_images <
+            lambda_``. By default the tail is LVIS's rare and common categories, at most 100 images.
         num_images: The number of training images behind f_j; only needed with ``lambda_``, and
             only if ``class_freq`` does not tell it.
         reduction: ``'none'`` (a value per proposal), ``'mean'`` or ``'sum'``.
