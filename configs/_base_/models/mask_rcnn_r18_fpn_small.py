@@ -14,7 +14,9 @@ model = dict(
         style="pytorch",
         init_cfg=None,
     ),
-    neck=dict(in_channels=[32, 64, 128, 256], out_channels=64, num_outs=4),
+    neck=dict(
+        in_channels=[32, 64, 128, 256], out_channels=64, num_outs=4, norm_cfg=dict(type="BN")
+    ),
     rpn_head=dict(
         in_channels=64,
         feat_channels=64,
