@@ -143,7 +143,7 @@ def load_class_frequency(
         stamp = os.stat(path) if "://" not in path else None
         # Every stage of a cascade asks for the same file: parse it once, unless it has changed.
         return _read(path, stamp and (stamp.st_mtime_ns, stamp.st_size))
-    if isinstance(class_freq, Sequence) or isinstance(class_freq, np.ndarray):
+    if isinstance(class_freq, (Sequence, np.ndarray)):
         return ClassFrequency(_as_counts(class_freq, "image_count", "class_freq"))
     raise TypeError(
         f"class_freq must be one of {', '.join(map(repr, BUNDLED))}, the path of an annotation or "
@@ -204,6 +204,11 @@ def _from_small_json(content: dict, path: str) -> ClassFrequency:
     instance_count = content.get("instance_count")
     if instance_count is not None:
         instance_count = _as_counts(instance_count, "instance_count", path)
+    num_images = content.get("num_images")
+    if num_images is not None and (not isinstance(num_images, int) or num_images < 1):
+        raise ValueError(
+            f"class_freq={path!r}: num_images must be a whole number >= 1, but it is {num_images!r}"
+        )
     classes = content.get("classes")
     for name, values in (("instance_count", instance_count), ("classes", classes)):
         if values is not None and len(values) != len(image_count):
@@ -213,7 +218,7 @@ def _from_small_json(content: dict, path: str) -> ClassFrequency:
             )
     return ClassFrequency(
         image_count,
-        content.get("num_images"),
+        num_images,
         instance_count,
         None if classes is None else tuple(classes),
         path,
@@ -252,12 +257,16 @@ def _from_annotations(content: dict, path: str) -> ClassFrequency:
 
 
 def _as_counts(values: Any, name: str, source: str) -> np.ndarray:
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError:  # lists of different lengths
+        array = np.empty(0)
     if (
         array.ndim != 1
         or array.size == 0
         or array.dtype.kind not in "iuf"
-        or not np.all(np.equal(np.mod(array, 1), 0))
+        or not np.isfinite(array).all()
+        or (array != np.floor(array)).any()
         or array.min() < 0
     ):
         raise ValueError(

@@ -75,7 +75,7 @@ def _check_evaluator(name: str, evaluator: dict | list | None) -> None:
         and digit_version(metadata.version("lvis")) <= digit_version("0.5.3")
     ):
         raise ValueError(
-            f"{name} is LVISMetric, whose lvis-api uses np.float, which NumPy {np.__version__} does "
-            f"not have: it would fail at the end of the first evaluation. Use "
+            f"{name} is LVISMetric, whose lvis-api uses np.float, which NumPy {np.__version__} "
+            f"does not have: it would fail at the end of the first evaluation. Use "
             f"{name}=dict(type='FastLVISMetric', ann_file=...), which gives the same numbers"
         )

@@ -1,5 +1,5 @@
-# Mini-LVIS's schedule: 8 images an iteration (2 processes x 4), some minutes on two CPU cores. The
-# learning rate is high because the network starts from scratch, with batch normalisation in its FPN.
+# Mini-LVIS's schedule: 8 images an iteration (2 processes x 4), some minutes on two CPU cores.
+# The learning rate is high: the network starts from scratch, with batch normalisation in its FPN.
 _base_ = "./schedule_90k.py"
 max_iters = 1200
 train_cfg = dict(max_iters=max_iters, val_interval=400)

@@ -89,8 +89,8 @@ def warn_of_unset_bias(cls_score: Tensor) -> None:
     if claimed > MAX_CLAIMED_AT_START:
         warnings.warn(
             f"the classifier starts by claiming {claimed:.0f} of {cls_score.shape[1]} categories "
-            f"for every proposal, most likely because its bias starts at 0: the first steps will be "
-            f"rough and may end in NaN. LargeVocabBBoxHead, in place of Shared2FCBBoxHead, starts "
-            f"it low; for other heads see 'Use it in your own config' in the documentation",
+            f"for every proposal, most likely because its bias starts at 0: the first steps will "
+            f"be rough and may end in NaN. LargeVocabBBoxHead, in place of Shared2FCBBoxHead, "
+            f"starts it low; for other heads see 'Use it in your own config' in the documentation",
             stacklevel=3,
         )

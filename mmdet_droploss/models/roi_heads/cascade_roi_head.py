@@ -54,5 +54,6 @@ class LargeVocabCascadeRoIHead(CascadeRoIHead):
             )
         heads = [copy.deepcopy(bbox_head) for _ in range(num_stages)]
         for head, stds in zip(heads, stage_target_stds, strict=True):
-            head["bbox_coder"]["target_stds"] = list(stds)
+            coder = {"type": "DeltaXYWHBBoxCoder", **head.get("bbox_coder", {})}
+            head["bbox_coder"] = {**coder, "target_stds": list(stds)}
         super().__init__(*args, num_stages=num_stages, bbox_head=heads, **kwargs)

@@ -13,8 +13,8 @@ import torch
 from mmcv.ops import nms
 from torch import Tensor
 
-#: NMS configs for which the argument holds: hard NMS, nothing that depends on all boxes together.
-SUPPORTED_NMS_KEYS = {"type", "iou_threshold", "class_agnostic", "split_thr"}
+#: NMS configs for which the argument holds: hard NMS, class by class.
+SUPPORTED_NMS_KEYS = {"type", "iou_threshold"}
 
 #: K starts at this many times ``max_per_img`` and grows by the same factor if too few survive.
 GROWTH = 4
@@ -79,16 +79,15 @@ def topk_multiclass_nms(
     while True:
         indices = select(top)
         boxes, labels = boxes_of(indices), indices % num_classes
-        if nms_cfg.get("class_agnostic", False) or len(boxes) == 0:
-            boxes_for_nms = boxes
-        else:
-            # MMCV moves each category's boxes to a place of its own, by a step that depends on the
-            # largest coordinate of all boxes. The sums are rounded, so the step decides last bits
-            # of IoUs: it must be the very same.
-            largest = boxes.max()
-            if largest < max_coordinate and len(indices) < num_valid:
-                largest = boxes_of(select(num_valid)).max()
-            boxes_for_nms = boxes + (labels.to(boxes) * (largest + 1))[:, None]
+        if len(boxes) == 0:
+            return boxes, flat[indices], labels
+        # MMCV moves each category's boxes to a place of its own, by a step that depends on the
+        # largest coordinate of all boxes. The sums are rounded, so the step decides last bits of
+        # IoUs: it must be the very same.
+        largest = boxes.max()
+        if largest < max_coordinate and len(indices) < num_valid:
+            largest = boxes_of(select(num_valid)).max()
+        boxes_for_nms = boxes + (labels.to(boxes) * (largest + 1))[:, None]
         rank = flat[indices]
         if len(indices) < num_valid:
             # NMS sorts by score, and not stably; ranks leave it no choice among equal scores.
