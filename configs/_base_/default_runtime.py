@@ -4,7 +4,8 @@ custom_imports = dict(imports=["mmdet_droploss"], allow_failed_imports=False)
 
 default_hooks = dict(
     timer=dict(type="IterTimerHook"),
-    logger=dict(type="LoggerHook", interval=50),
+    # Iterations count here, not epochs: without this, validation would be logged under step 0.
+    logger=dict(type="LoggerHook", interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type="ParamSchedulerHook"),
     checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=5000, max_keep_ckpts=2),
     sampler_seed=dict(type="DistSamplerSeedHook"),

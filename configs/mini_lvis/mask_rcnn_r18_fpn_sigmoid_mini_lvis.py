@@ -6,5 +6,5 @@ _base_ = [
     "../_base_/default_runtime.py",
 ]
 model = dict(roi_head=_base_.vocabulary)
-default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=100, max_keep_ckpts=1))
+default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=100, max_keep_ckpts=2))
 log_processor = dict(window_size=20)

@@ -576,7 +576,7 @@ def test_like_lvis_files(like_lvis):
             assert set(ann) == {"id", "image_id", "category_id", "area", "bbox", "segmentation"}
             x, y, w, h = ann["bbox"]
             width, height = sizes[ann["image_id"]]
-            assert 0 <= x and x + w <= width + 0.011 and 0 <= y and y + h <= height + 0.011
+            assert x >= 0 and x + w <= width + 0.011 and y >= 0 and y + h <= height + 0.011
         for image in data["images"][:3]:
             pixels = cv2.imread(str(target / f"{split}2017" / f"{image['id']:012d}.jpg"))
             assert pixels.shape == (image["height"], image["width"], 3)

@@ -1,0 +1,365 @@
+"""tools/analysis_tools/compare_runs.py on made-up runs, whose numbers are known."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import io
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+from PIL import Image
+from pycocotools import mask as mask_utils
+
+from mmdet_droploss.evaluation.fast_lvis_metric import (
+    METRIC_KEYS,
+    category_ap,
+    evaluate,
+    load_ground_truth,
+)
+
+SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "analysis_tools" / "compare_runs.py"
+SIZE = 64
+#: Training images of the six categories: two rare, two common, two frequent.
+COUNTS = (2, 9, 20, 90, 150, 400)
+CONFIG = """
+model = dict(roi_head=dict(bbox_head={head}))
+randomness = dict(seed=7)
+"""
+
+
+@pytest.fixture(scope="module")
+def tool():
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("compare_runs", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["compare_runs"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["compare_runs"]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    """20 images with two or three squares each, in LVIS v1's format."""
+    root = tmp_path_factory.mktemp("dataset")
+    rng = np.random.default_rng(0)
+    images, annotations = [], []
+    (root / "val2017").mkdir()
+    for image_id in range(1, 21):
+        name = f"val2017/{image_id:012d}.jpg"
+        Image.fromarray(rng.integers(0, 255, (SIZE, SIZE, 3), np.uint8)).save(root / name)
+        # The first three images hold both rare categories.
+        categories = [1, 2, 5] if image_id <= 3 else [3 + image_id % 4, 1 + image_id % 6]
+        for slot, category in enumerate(dict.fromkeys(categories)):
+            x, y, side = 2 + 20 * slot, 5 + 2 * (image_id % 10), 16
+            box = [x, y, x + side, y, x + side, y + side, x, y + side]
+            annotations.append(
+                dict(
+                    id=len(annotations) + 1,
+                    image_id=image_id,
+                    category_id=category,
+                    segmentation=[box],
+                    bbox=[x, y, side, side],
+                    area=side * side,
+                )
+            )
+        images.append(
+            dict(
+                id=image_id,
+                width=SIZE,
+                height=SIZE,
+                coco_url=f"http://images.cocodataset.org/{name}",
+                neg_category_ids=[c for c in range(1, 7) if c not in categories],
+                not_exhaustive_category_ids=[],
+            )
+        )
+    groups = "rrccff"
+    categories = [
+        dict(id=k + 1, name=f"thing{k + 1}", frequency=groups[k], image_count=COUNTS[k])
+        for k in range(6)
+    ]
+    (root / "annotations").mkdir()
+    content = dict(images=images, annotations=annotations, categories=categories)
+    (root / "annotations" / "val.json").write_text(json.dumps(content))
+    counts = dict(image_count=COUNTS, num_images=500, classes=[c["name"] for c in categories])
+    (root / "annotations" / "train.json").write_text(json.dumps(counts))
+    return root
+
+
+def detections(truth: dict, found: dict[str, float], seed: int) -> dict[str, list[dict]]:
+    """Perfect masks for a share of the objects of each group, and some wrong ones."""
+    rng = np.random.default_rng(seed)
+    groups = {c["id"]: c["frequency"] for c in truth["categories"]}
+    results: dict[str, list[dict]] = {"bbox": [], "segm": []}
+    for annotation in truth["annotations"]:
+        category = annotation["category_id"]
+        if rng.random() >= found[groups[category]]:
+            category = category % 6 + 1
+        base = dict(
+            image_id=annotation["image_id"], category_id=category, score=0.4 + 0.6 * rng.random()
+        )
+        rle = mask_utils.frPyObjects(annotation["segmentation"], SIZE, SIZE)[0]
+        rle = {"size": rle["size"], "counts": rle["counts"].decode()}
+        results["bbox"].append(base | dict(bbox=annotation["bbox"]))
+        results["segm"].append(base | dict(segmentation=rle))
+    return results
+
+
+def make_run(folder: Path, dataset: Path, found: dict[str, float], seed: int) -> dict[str, float]:
+    """Write what a training and its test leave in a work dir; returns the metrics."""
+    truth = load_ground_truth(str(dataset / "annotations" / "val.json"))
+    metrics: dict[str, float] = {}
+    rows = [dict(name=c["name"]) for c in truth["categories"]]
+    folder.mkdir(parents=True)
+    for iou_type, results in detections(truth, found, seed).items():
+        (folder / f"val.{iou_type}.json").write_bytes(orjson.dumps(results))
+        evaluation = evaluate(truth, results, iou_type)
+        evaluation.summary_lines()
+        numbers = evaluation.get_results()
+        metrics |= {f"{iou_type}_{key}": numbers[key] for key in METRIC_KEYS}
+        for row, ap in zip(rows, category_ap(evaluation), strict=True):
+            row[f"{iou_type}_AP"] = None if np.isnan(ap) else float(ap)
+    content = dict(metrics=metrics, per_category=rows)
+    (folder / "val.metrics.json").write_bytes(orjson.dumps(content))
+    write_log(folder / "20260101_000000", range(1, 11))
+    (folder / "my_config.py").write_text("")
+    head = "dict(loss_cls=dict(type='DropLoss'))"
+    config = folder / "20260101_000000" / "vis_data" / "config.py"
+    config.write_text(CONFIG.format(head=head))
+    return metrics
+
+
+def write_log(folder: Path, steps, loss: float = 2.0, tail: str = "") -> None:
+    """A log as MMEngine writes it."""
+    (folder / "vis_data").mkdir(parents=True)
+    lines = [
+        json.dumps(dict(step=k, loss=loss, loss_cls=1.0, acc_r=0.0, acc_c=1.0, acc_f=2.0, time=0.5))
+        for k in steps
+    ]
+    lines.append(json.dumps({"step": 0, "lvis/segm_AP": 0.25}))
+    (folder / "vis_data" / "scalars.json").write_text("\n".join(lines) + "\n" + tail)
+
+
+GOOD, BAD = dict(r=0.9, c=0.9, f=0.9), dict(r=0.0, c=0.3, f=0.9)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, dataset: Path) -> tuple[Path, dict[str, dict[str, float]]]:
+    """A good and a bad run, two seeds each."""
+    root = tmp_path_factory.mktemp("runs")
+    made = {
+        f"{name}{seed}": make_run(root / f"{name}{seed}", dataset, found, seed)
+        for name, found in (("good", GOOD), ("bad", BAD))
+        for seed in (1, 2)
+    }
+    return root, made
+
+
+def compare(tool, dataset: Path, out: Path, *arguments: object) -> None:
+    annotations = dataset / "annotations"
+    files = ["--ann", annotations / "val.json", "--train-ann", annotations / "train.json"]
+    tool.main([str(a) for a in (*files, "--out", out, *arguments)])
+
+
+class Report(HTMLParser):
+    """What a reader sees: the cells of the tables, the text, the figures."""
+
+    VOID = ("meta", "img", "br", "link")
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.cells: list[str] = []
+        self.figures: list[bytes] = []
+        self.text = ""
+        self.links: list[str] = []
+        self.feed(html)
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        if tag == "img":
+            self.figures.append(base64.b64decode(values["src"].partition("base64,")[2]))
+        self.links += [values[key] for key in ("src", "href") if key in values]
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "td":
+            self.cells.append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += " " + data
+        if "td" in self.open:
+            self.cells[-1] += data
+
+
+def test_report_holds_the_measured_numbers(tool, dataset, runs, tmp_path, capsys):
+    root, made = runs
+    names = ("--run", f"one <b>={root / 'bad1'}", "--run", f"two={root / 'good1'}")
+    compare(tool, dataset, tmp_path, *names, "--bootstrap", 50, "--command", "bash made.sh")
+    report = Report((tmp_path / "report.html").read_text())
+
+    first, second = (made[name] for name in ("bad1", "good1"))
+    for key in ("segm_AP", "segm_APr", "segm_APc", "segm_APf", "bbox_AP", "bbox_APf"):
+        assert f"{100 * first[key]:.1f}" in report.cells
+        assert f"{100 * second[key]:.1f}" in report.cells
+        difference = f"{100 * (second[key] - first[key]):+.1f} ["
+        assert any(cell.startswith(difference) for cell in report.cells), key
+
+    # The file stands alone, and the same figures lie beside it.
+    assert all(link.startswith("data:") for link in report.links)
+    beside = {file.read_bytes() for file in tmp_path.glob("*.png")}
+    assert beside == set(report.figures)
+    assert len(beside) == 4
+    for png in beside:
+        with Image.open(io.BytesIO(png)) as image:
+            image.verify()
+
+    for fact in ("one <b>", "my_config.py", "DropLoss", "bash made.sh", "hotcoco", "7", "0.50 s"):
+        assert fact in report.text, fact
+    assert "'bash made.sh'" not in report.text  # quoted once, not within our own command
+    table = capsys.readouterr().out
+    assert "| Mask | AP | APr | APc | APf |" in table
+    assert f"| two | {100 * second['segm_AP']:.1f} |" in table
+
+
+@pytest.mark.parametrize(
+    ("baseline", "other", "word"), [("bad1", "good1", "above"), ("good1", "bad1", "below")]
+)
+def test_words_follow_the_numbers(tool, dataset, runs, tmp_path, baseline, other, word):
+    root, _ = runs
+    names = ("--run", f"a={root / baseline}", "--run", f"b={root / other}")
+    compare(tool, dataset, tmp_path, *names, "--bootstrap", 50, "--images", 0)
+    report = Report((tmp_path / "report.html").read_text())
+    assert re.search(rf"Mask AP of b compared with a: [\d.]+ points {word}", report.text)
+    assert re.search(rf"on rare categories it is [\d.]+ points {word}", report.text)
+    assert not (tmp_path / "pictures.png").exists()
+    assert "Predictions" not in report.text
+
+
+def test_several_seeds_give_mean_and_deviation(tool, dataset, runs, tmp_path, capsys):
+    root, made = runs
+    names = [f"--run={name[:-1]}={root / name}" for name in ("bad1", "good1", "bad2", "good2")]
+    compare(tool, dataset, tmp_path, *names, "--images", 0)
+    values = [100 * made[f"good{seed}"]["segm_APc"] for seed in (1, 2)]
+    expected = f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
+    table = capsys.readouterr().out
+    row = next(line for line in table.splitlines() if line.startswith("| good (2 seeds)"))
+    assert row.split(" | ")[3] == expected
+    assert "Welch" in (tmp_path / "report.html").read_text()
+
+
+def test_an_interval_of_seeds_agrees_with_the_t_table(tool):
+    # Equal variances 2, n = 2 each: standard error sqrt(2), 2 degrees of freedom, t = 4.3027.
+    delta = tool.seed_difference([1.0, 3.0], [11.0, 13.0])
+    assert delta.value == pytest.approx(10)
+    assert delta.lower == pytest.approx(10 - 4.3027 * 2**0.5, abs=1e-3)
+    assert delta.upper == pytest.approx(10 + 4.3027 * 2**0.5, abs=1e-3)
+    assert not tool.seed_difference([1.0], [2.0, 3.0]).has_interval
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "cell"),
+    [
+        ((2.34, 1.0, 3.0), "2.3 points above", "+2.3 [+1.0, +3.0]"),
+        ((-2.34, -3.0, -1.0), "2.3 points below", "-2.3 [-3.0, -1.0]"),
+        ((2.34, -1.0, 3.0), "2.3 points above (the interval includes 0)", "+2.3 [-1.0, +3.0]"),
+        ((-2.34,), "2.3 points below", "-2.3"),
+        ((0.01, -1.0, 1.0), "equal to one decimal", "+0.0 [-1.0, +1.0]"),
+        ((float("nan"),), "not measurable", "–"),
+    ],
+)
+def test_difference_in_words(tool, arguments, words, cell):
+    delta = tool.Difference(*arguments)
+    assert delta.words == words
+    assert str(delta) == cell
+
+
+def test_log_of_an_interrupted_run(tool, tmp_path):
+    write_log(tmp_path / "20260101_000000", range(1, 6), loss=9.0, tail='{"step": 6, "lo')
+    write_log(tmp_path / "20260102_000000", range(4, 9), loss=1.0)
+    records = [r for r in tool.load_scalars(tmp_path) if "loss" in r]
+    assert [r["step"] for r in records] == list(range(1, 9))
+    assert [r["loss"] for r in records] == [9.0] * 3 + [1.0] * 5
+    validations = [r["step"] for r in tool.load_scalars(tmp_path) if "lvis/segm_AP" in r]
+    assert validations == [5, 8]
+
+
+def test_a_cascade_counts_by_its_last_stage(tool, tmp_path):
+    assert tool.pick({"s0.acc_r": 1.0, "s2.acc_r": 3.0, "s1.acc_r": 2.0}, "acc_r") == 3.0
+    assert tool.pick({"loss": 1.0}, "acc_r") is None
+    (tmp_path / "config.py").write_text(CONFIG.format(head="[dict(loss_cls=dict(type='EQL'))]"))
+    config = tool.Config.fromfile(tmp_path / "config.py")
+    run = tool.Run("name", tmp_path, {}, [], [], config)
+    facts = tool.run_facts(run)
+    assert (facts["loss"], facts["seed"], facts["iterations"]) == ("EQL", "7", "unknown")
+
+
+def test_pictures_are_chosen_by_ground_truth_and_matches_are_marked(tool, dataset):
+    annotations = dataset / "annotations"
+    source = tool.Detections(annotations / "val.json")
+    frequency = tool.load_class_frequency(str(annotations / "train.json"))
+    gallery = tool.Gallery(source, frequency, dataset)
+    assert [image["id"] for image in gallery.choose(3)] == [1, 2, 3]
+    image = gallery.choose(1)[0]
+    truth = gallery.truth(image)
+    first = source.ground_truth["annotations"][0]
+    rle = mask_utils.frPyObjects(first["segmentation"], SIZE, SIZE)[0]
+    found = [
+        dict(category_id=first["category_id"], score=score, segmentation=rle)
+        for score in (0.5, 0.9, 0.1)
+    ]
+    shapes = gallery.predictions(found, truth, threshold=0.3)
+    # The better one takes the ground truth; the second is a duplicate; the third scores too low.
+    assert [(shape.text[-4:], shape.right) for shape in shapes] == [("0.90", True), ("0.50", False)]
+
+
+def test_image_files_of_every_format(tool, tmp_path):
+    (tmp_path / "val2017").mkdir()
+    expected = tmp_path / "val2017" / "000000000009.jpg"
+    expected.touch()
+    for image in (
+        dict(coco_url="http://images.cocodataset.org/val2017/000000000009.jpg"),
+        dict(file_name="COCO_val2014_000000000009.jpg"),
+        dict(file_name="000000000009.jpg"),
+        dict(file_name="val2017/000000000009.jpg"),
+    ):
+        assert tool.find_image(image, tmp_path) == expected
+    with pytest.raises(tool.UserError, match="--img-root"):
+        tool.find_image(dict(file_name="000000000010.jpg"), tmp_path)
+
+
+def test_errors_say_what_to_do(tool, dataset, runs, tmp_path):
+    root, _ = runs
+    good, bad = f"--run=good={root / 'good1'}", f"--run=bad={root / 'bad1'}"
+    for arguments, message in (
+        ((good, f"--run=x={tmp_path / 'no'}"), r"val\.metrics\.json does not exist; test the run"),
+        ((good,), "nothing to compare"),
+        ((good, "--run=just_a_name"), '"NAME=DIR"'),
+        ((good, bad, "--img-root", tmp_path), "--images 0"),
+        ((good, bad, "--ann", tmp_path / "no.json"), r"no\.json does not exist"),
+        ((good, bad, "--train-ann", "lvis_v1"), "other categories"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            compare(tool, dataset, tmp_path / "out", *arguments, "--bootstrap", 10)
+    assert not (tmp_path / "out").exists()
+
+
+def test_runs_of_other_annotations_are_refused(tool, dataset, runs, tmp_path):
+    root, _ = runs
+    content = json.loads((dataset / "annotations" / "val.json").read_text())
+    content["annotations"] = content["annotations"][10:]
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(content))
+    names = (f"--run=good={root / 'good1'}", f"--run=bad={root / 'bad1'}")
+    with pytest.raises(SystemExit, match="tested on other annotations"):
+        compare(tool, dataset, tmp_path, *names, "--ann", other, "--images", 0, "--bootstrap", 10)
