@@ -64,19 +64,25 @@ def load_from_local(filename: str, map_location=None) -> dict:
     Raises:
         FileNotFoundError: If there is no such file.
         pickle.UnpicklingError: If it holds anything but tensors, plain Python values and what
-            MMEngine's own checkpoints need, or if it is damaged.
+            MMEngine's own checkpoints need.
+        RuntimeError: If it is damaged.
     """
     filename = os.path.expanduser(filename)
     if not os.path.isfile(filename):
         raise FileNotFoundError(
             f"checkpoint {filename!r} does not exist (working directory: {os.getcwd()})"
         )
-    if digit_version(torch.__version__) < digit_version("2.6"):
-        # Here torch.load does not protect by default, and cannot allow classes by name.
-        return torch.load(filename, map_location=map_location)
     try:
+        if digit_version(torch.__version__) < digit_version("2.6"):
+            # Here torch.load does not protect by default, and cannot allow classes by name.
+            return torch.load(filename, map_location=map_location)
         with torch.serialization.safe_globals(_allowed()):
             return torch.load(filename, map_location=map_location)
+    except (EOFError, RuntimeError, OSError) as error:
+        raise RuntimeError(
+            f"checkpoint {filename!r} is damaged or truncated ({os.path.getsize(filename)} bytes): "
+            f"{error}"
+        ) from error
     except pickle.UnpicklingError as error:
         reason = str(error).split("\n")[0]
         culprit = next((line.strip() for line in str(error).split("\n") if "GLOBAL" in line), "")

@@ -1,11 +1,12 @@
 """Modules that MMDetection builds by name: losses and heads."""
 
 from .losses import BEQL, EQL, DropLoss, FixedDropLoss, SigmoidBCELoss
-from .roi_heads import LargeVocabBBoxHead, LargeVocabCascadeRoIHead
+from .roi_heads import DoubleConvFCBBoxHead, LargeVocabBBoxHead, LargeVocabCascadeRoIHead
 
 __all__ = [
     "BEQL",
     "EQL",
+    "DoubleConvFCBBoxHead",
     "DropLoss",
     "FixedDropLoss",
     "LargeVocabBBoxHead",

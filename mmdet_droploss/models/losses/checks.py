@@ -26,7 +26,7 @@ def check_inputs(
             hint = (
                 ". It has one column too many: these losses have no background channel. The head "
                 "must ask the loss for its channels (custom_cls_channels), as "
-                "MMDetection's bbox heads and LargeVocabBBoxHead do"
+                "LargeVocabBBoxHead and MMDetection's Shared2FCBBoxHead do"
             )
         raise ValueError(
             f"cls_score must have shape (N, num_classes) = (N, {num_classes}), but it has "

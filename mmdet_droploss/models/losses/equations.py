@@ -40,7 +40,7 @@ def targets(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
 def weighted_bce(x: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
     """Eq. (1), (3), (5): L(r) = - sum_j w_j log(p^_j), p^_j = p_j if y_j = 1 else 1 - p_j.
 
-    Computed from logits, so it is exact where p saturates. ``weight`` None means w = 1.
+    Computed from logits, so that nothing is lost where p saturates. ``weight`` None means w = 1.
 
     Returns:
         (N,), the dtype of ``x``.

@@ -1,6 +1,7 @@
 """Heads for large vocabularies, and their post-processing."""
 
 from .cascade_roi_head import LargeVocabCascadeRoIHead
+from .double_bbox_head import DoubleConvFCBBoxHead
 from .large_vocab_bbox_head import LargeVocabBBoxHead
 
-__all__ = ["LargeVocabBBoxHead", "LargeVocabCascadeRoIHead"]
+__all__ = ["DoubleConvFCBBoxHead", "LargeVocabBBoxHead", "LargeVocabCascadeRoIHead"]

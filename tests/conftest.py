@@ -1,0 +1,63 @@
+"""What several test files share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+import mmdet_droploss  # noqa: F401  (registers everything)
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# "ci" gives the same examples every time, so that a red run is red for a reason; "thorough" looks
+# further: HYPOTHESIS_PROFILE=thorough pytest tests
+_SUPPRESSED = [HealthCheck.too_slow, HealthCheck.data_too_large]
+settings.register_profile(
+    "ci",
+    deadline=None,
+    max_examples=60,
+    derandomize=True,
+    suppress_health_check=_SUPPRESSED,
+    print_blob=True,
+)
+settings.register_profile(
+    "thorough", deadline=None, max_examples=1000, suppress_health_check=_SUPPRESSED
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    """Every test starts from the same random state, whatever ran before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Thread pools of parallel test processes fight over the cores."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The folder of the repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def mini_lvis_dir(tmp_path_factory) -> Path:
+    """A tiny data set in LVIS format: 9 categories, 150 train and 12 val images of 96 x 96."""
+    target = tmp_path_factory.mktemp("data") / "mini_lvis"
+    script = ROOT / "tools" / "dataset_converters" / "make_mini_lvis.py"
+    options = (
+        "--train-images 150 --val-images 12 --num-categories 9 --size 96 "
+        "--val-min-instances 0 --workers 1 --quiet"
+    )
+    subprocess.run([sys.executable, script, target, *options.split()], check=True, timeout=120)
+    return target

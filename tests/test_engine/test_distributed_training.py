@@ -1,0 +1,185 @@
+"""Two processes over gloo: train, die, resume, test; through the shell scripts, as users do."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmdet_droploss.evaluation import METRIC_KEYS
+
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available() or not Path("/proc/self/stat").exists(),
+    reason="about machines without GPU (with GPUs the scripts use them), on Linux",
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "configs" / "mini_lvis" / "mask_rcnn_r18_fpn_mini_lvis.py"
+
+
+def options(data, iterations):
+    """The mini config on the tiny data set, with a still smaller model."""
+    annotations = f"{data}/annotations"
+    classes = f"{annotations}/classes.txt"
+    head = "model.roi_head.bbox_head"
+    settings = {
+        f"{head}.num_classes": 9,
+        f"{head}.fc_out_channels": 32,
+        f"{head}.loss_cls.num_classes": 9,
+        f"{head}.loss_cls.class_freq": f"{annotations}/lvis_v1_train.json",
+        f"{head}.loss_cls.sync_statistics": True,
+        "model.roi_head.mask_head.num_classes": 9,
+        "model.roi_head.mask_head.num_convs": 1,
+        "model.test_cfg.rcnn.score_thr": 0.0,
+        "val_evaluator.ann_file": f"{annotations}/lvis_v1_val.json",
+        "test_evaluator.ann_file": f"{annotations}/lvis_v1_val.json",
+        "train_cfg.max_iters": iterations,
+        "train_cfg.val_interval": 1000,
+        "default_hooks.checkpoint.interval": 2,
+        "default_hooks.checkpoint.max_keep_ckpts": -1,
+        "default_hooks.logger.interval": 1,
+        "train_dataloader.batch_size": 1,
+    }
+    for name in ("train", "val", "test"):
+        settings |= {
+            f"{name}_dataloader.dataset.data_root": f"{data}/",
+            f"{name}_dataloader.dataset.metainfo.classes": classes,
+            f"{name}_dataloader.num_workers": 0,
+            f"{name}_dataloader.persistent_workers": False,
+        }
+    return ["--cfg-options", *(f"{key}={value}" for key, value in settings.items())]
+
+
+def environment():
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    env["PATH"] = os.path.dirname(sys.executable) + os.pathsep + env["PATH"]
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "PORT"):
+        env.pop(name, None)
+    return env
+
+
+def command(script, *arguments):
+    return ["bash", str(ROOT / "tools" / script), *map(str, arguments)]
+
+
+def steps_in(log):
+    """Iterations that the log tells of."""
+    return [int(step) for step in re.findall(r"Iter\(train\) *\[ *(\d+)/", log)]
+
+
+def wait_for(path, process, log, seconds=120):
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, f"training ended early:\n{log.read_text()[-4000:]}"
+        assert time.monotonic() < end, f"no {path.name}:\n{log.read_text()[-4000:]}"
+        time.sleep(0.05)
+
+
+def descendants(pid):
+    """The processes that a process started, and theirs."""
+    parent_of = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                stat = (folder / "stat").read_text()
+            except OSError:  # it has ended meanwhile
+                continue
+            parent_of[int(folder.name)] = int(stat.rsplit(")", 1)[1].split()[1])
+    found, front = [], {pid}
+    while front:
+        front = {child for child, parent in parent_of.items() if parent in front}
+        found += front
+    return found
+
+
+def kill_tree(process):
+    """kill -9 to the launcher and what it started, as when the machine goes down.
+
+    torchrun gives each of its processes a session of its own: they outlive it, and would train on.
+    """
+    pids = descendants(process.pid)
+    for pid in (process.pid, *pids):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+    end = time.monotonic() + 30
+    while any(is_running(pid) for pid in pids):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_training_survives_a_kill_and_the_test_gives_all_numbers(mini_lvis_dir, tmp_path):
+    work_dir, log = tmp_path / "work", tmp_path / "first.log"
+    # MMEngine leaves a folder .dist_test where it gathers results.
+    run = dict(cwd=tmp_path, env=environment())
+    train = command("dist_train.sh", CONFIG, 2, "--work-dir", work_dir)
+
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [*train, *options(mini_lvis_dir, 10_000)],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            **run,
+        )
+    try:
+        wait_for(work_dir / "iter_4.pth", process, log)
+        wait_for(work_dir / "last_checkpoint", process, log)
+    finally:
+        kill_tree(process)
+    last = int(re.search(r"iter_(\d+)", (work_dir / "last_checkpoint").read_text()).group(1))
+    end = last + 5
+
+    resumed = subprocess.run(
+        [*train, "--resume", *options(mini_lvis_dir, end)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        **run,
+    )
+    assert resumed.returncode == 0, resumed.stderr[-4000:]
+    steps = steps_in(resumed.stdout + resumed.stderr)
+    assert steps == list(range(last + 1, end + 1))
+    checkpoint = work_dir / f"iter_{end}.pth"
+    assert checkpoint.exists()
+
+    results = tmp_path / "results" / "run"
+    test = command("dist_test.sh", CONFIG, checkpoint, 2, "--work-dir", work_dir)
+    tested = subprocess.run(
+        [*test, "--results", str(results), "--classwise", *options(mini_lvis_dir, end)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        **run,
+    )
+    assert tested.returncode == 0, tested.stderr[-4000:]
+    assert "| capital_a " in tested.stdout + tested.stderr, "the table of --classwise"
+    saved = json.loads((tmp_path / "results" / "run.metrics.json").read_text())
+    assert set(saved["metrics"]) == {f"{i}_{key}" for i in ("bbox", "segm") for key in METRIC_KEYS}
+    assert len(saved["per_category"]) == 9
+    truth = json.loads((mini_lvis_dir / "annotations" / "lvis_v1_val.json").read_text())
+    detections = json.loads((tmp_path / "results" / "run.segm.json").read_text())
+    assert {d["image_id"] for d in detections} == {image["id"] for image in truth["images"]}
+
+
+@pytest.mark.parametrize("script", ["dist_train.sh", "dist_test.sh"])
+@pytest.mark.parametrize("arguments", [[], ["config.py"], ["config.py", "x.pth", "two"]])
+def test_wrong_arguments_give_the_usage(script, arguments):
+    done = subprocess.run(command(script, *arguments), capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"usage: bash tools/{script}" in done.stderr
