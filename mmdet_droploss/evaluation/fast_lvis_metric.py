@@ -6,7 +6,6 @@ import contextlib
 import io
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -324,10 +323,3 @@ def category_ap(evaluation: Any) -> np.ndarray:
             for values in (ordered[c["id"]] for c in evaluation.coco_gt.dataset["categories"])
         ]
     )
-
-
-def load_evaluation(ann_file: str | Path, results_file: str | Path, iou_type: str) -> Any:
-    """Evaluate a results file that ``outfile_prefix`` wrote; see :func:`evaluate`."""
-    with open(results_file, "rb") as file:
-        detections = orjson.loads(file.read())
-    return evaluate(load_ground_truth(str(ann_file)), detections, iou_type)
