@@ -222,3 +222,10 @@ def test_a_classifier_with_a_low_prior_is_not_warned_of():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         EQL(1203, class_freq="lvis_v1")(torch.full((8, 1203), -6.9), torch.full((8,), 1203))
+
+
+@pytest.mark.parametrize("kind", ["EQL", "BEQL", "DropLoss"])
+def test_frequencies_cannot_be_forgotten(kind):
+    """None has to be asked for: it is right for inference only."""
+    with pytest.raises(TypeError, match="class_freq"):
+        MODELS.build(dict(type=kind, num_classes=3))

@@ -36,7 +36,8 @@ class LongTailLoss(nn.Module):
         class_freq: How often each category occurs in the training set: ``'lvis_v0.5'``,
             ``'lvis_v1'``, the path of an LVIS- or COCO-format annotation file or of the small JSON
             that ``tools/analysis_tools/class_frequency.py`` writes, or a sequence of image counts
-            in label order. None suffices for inference, where the checkpoint holds the tail.
+            in label order. An explicit None suffices for inference, where the checkpoint holds the
+            tail.
         lambda_: Threshold of the low-frequency indicator T: ``f_j = image_count / num_images <
             lambda_``. By default the tail is LVIS's rare and common categories, at most 100 images.
         num_images: The number of training images behind f_j; only needed with ``lambda_``, and
@@ -64,7 +65,7 @@ class LongTailLoss(nn.Module):
     def __init__(
         self,
         num_classes: int,
-        class_freq: ClassFreq = None,
+        class_freq: ClassFreq,
         lambda_: float | None = None,
         num_images: int | None = None,
         reduction: str = "mean",
@@ -254,6 +255,9 @@ class SigmoidBCELoss(LongTailLoss):
     """
 
     needs_tail = False
+
+    def __init__(self, num_classes: int, class_freq: ClassFreq = None, **kwargs) -> None:
+        super().__init__(num_classes, class_freq, **kwargs)
 
     def weight(self, x: Tensor, y: Tensor, fg: Tensor, labels: Tensor) -> None:
         """No weighting."""
