@@ -133,7 +133,7 @@ step "data set $data" "about 1 min, if it is not there yet" "training with sigmo
 data_options=()
 [[ $images == 2000 ]] || data_options+=(--train-images "$images")
 if [[ $val_images != 400 ]]; then
-    # 7 objects an image: what 60 categories can have each, at most the default.
+    # 7.5 objects an image: what 60 categories can have each, at most the default.
     each=$((val_images * 7 / 60 - 1))
     data_options+=(--val-images "$val_images" --val-min-instances $((each < 0 ? 0 : each > 20 ? 20 : each)))
 fi
