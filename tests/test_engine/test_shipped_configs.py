@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from mmcv.transforms import Compose
-from mmdet.registry import HOOKS, METRICS, MODELS
+from mmdet.registry import HOOKS, METRICS, MODELS, VISUALIZERS
+from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
 from mmengine.registry import OPTIM_WRAPPERS, PARAM_SCHEDULERS, init_default_scope
 
@@ -77,6 +78,9 @@ def test_a_config_builds(path, mini_lvis_dir):
             dataset = dataset.dataset
         Compose(dataset.pipeline)
     assert METRICS.get(cfg.val_evaluator.type) is not None
+    # The visualization hook asks for the visualizer that the runner has built before it.
+    if not DetLocalVisualizer.check_instance_created("visualizer"):
+        VISUALIZERS.build({**cfg.visualizer, "vis_backends": None})
     for hook in [*cfg.default_hooks.values(), *cfg.custom_hooks]:
         HOOKS.build(hook)
     layer = torch.nn.Linear(1, 1)

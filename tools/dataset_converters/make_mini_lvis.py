@@ -49,7 +49,11 @@ GROUPS = ("rare", "common", "frequent")
 RARE_MAX, COMMON_MAX = 10, 100  # LVIS: rare 1-10 images, common 11-100, frequent above
 FREQUENT_MAX = 400
 FREQUENT_MAX_SHARE = 0.3  # no category is annotated in more than this share of the images
-OCCURRENCE_MARGIN = 1.3  # federated: a category occurs in at least this many times its budget
+OCCURRENCE_MARGIN = 1.1  # federated: a category occurs in at least this many times its budget
+# Federated: the number of images that a category really occurs in grows with this power of its
+# budget. At 1 all categories would be annotated in the same share of their images, at 0 all would
+# occur equally often; in between, the rarer are the rarer, and still the less completely annotated.
+OCCURRENCE_POWER = 0.45
 REPEAT_SHARE = 0.08  # of the (image, category) pairs have a second instance
 NOT_EXHAUSTIVE_SHARE = 0.04  # of the annotated (image, category) pairs
 NEGATIVES_PER_IMAGE = 4  # about; never fewer than MIN_NEGATIVES if the image allows it
@@ -197,17 +201,19 @@ def category_budgets(options: Options) -> np.ndarray:
 
 
 def occurrence_targets(budgets: np.ndarray, options: Options) -> np.ndarray:
-    """Images that each category really occurs in: about equally many, but at least its budget."""
+    """Images that each category really occurs in: more for the frequent, and above its budget."""
     if options.annotate == "all":
         return budgets.copy()
     num_images = options.train_images
     least = np.minimum(np.ceil(OCCURRENCE_MARGIN * budgets), num_images - MIN_NEGATIVES)
+    shape = budgets**OCCURRENCE_POWER
     pairs = options.objects_per_image * num_images / (1 + REPEAT_SHARE)
     low, high = 0.0, 0.5 * num_images
-    for _ in range(50):  # bisection for the common floor that gives the wished objects an image
-        floor = (low + high) / 2
-        low, high = (floor, high) if np.maximum(least, floor).sum() < pairs else (low, floor)
-    return np.maximum(least, math.floor(low)).astype(int)
+    for _ in range(50):  # bisection for the factor that gives the wished objects an image
+        factor = (low + high) / 2
+        enough = np.maximum(least, factor * shape).sum() >= pairs
+        low, high = (low, factor) if enough else (factor, high)
+    return np.maximum(least, np.floor(low * shape)).astype(int)
 
 
 def check_density(options: Options) -> None:
