@@ -75,7 +75,7 @@ class TestWhatWorks:
         ("name", "version"),
         [
             ("numpy", "1.26.0"),
-            ("numpy", "2.3.5"),
+            ("numpy", "2.2.6"),
             ("torch", "2.1.0"),
             ("mmengine", "0.10.12"),
             ("mmcv", "2.0.0rc4"),

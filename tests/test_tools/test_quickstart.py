@@ -49,6 +49,8 @@ def stop_at_first_checkpoint(log: Path, mark: Path, *arguments: object) -> int:
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a process group of its own, as a terminal gives it
+            # Where the tests run in the background, SIGINT is ignored, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
             limit = time.monotonic() + TIMEOUT
