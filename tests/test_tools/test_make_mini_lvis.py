@@ -227,7 +227,7 @@ def test_every_category_occurs_often_but_is_annotated_within_its_budget():
     budgets = mini.category_budgets(options)
     assert (plan.image_count == budgets).all()
     assert Counter(mini.frequency_letters(budgets)) == {"r": 20, "c": 20, "f": 20}
-    assert sorted(budgets)[0] == 1 and sorted(budgets)[-1] == 400
+    assert sorted(budgets)[0] == 1 and sorted(budgets)[-1] == 300
     occurrence = Counter(c for image in plan.train for c in image.contains)
     occurs = np.array([occurrence[c] for c in range(60)])
     assert (occurs > budgets).all() and occurs.min() >= 30, "even the rarest can be seen"
@@ -238,7 +238,7 @@ def test_every_category_occurs_often_but_is_annotated_within_its_budget():
     }
     assert annotated["r"] < 0.1 < annotated["c"] < 0.3 < annotated["f"] < 0.7
     objects = [len(image.objects) for image in plan.train]
-    assert 7 <= np.mean(objects) <= 8 and max(objects) <= mini.MAX_OBJECTS
+    assert 7 <= np.mean(objects) <= 8.5 and max(objects) <= mini.MAX_OBJECTS
     assert all(image.positives for image in plan.train)
     negatives = Counter(c for image in plan.train for c in image.negatives)
     ratio = np.array([negatives[c] for c in range(60)]) / budgets

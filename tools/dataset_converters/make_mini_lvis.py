@@ -47,13 +47,13 @@ FONTS = ("DejaVuSans-Bold", "DejaVuSansMono-Bold", "DejaVuSerif-Bold")
 SPLITS = ("train", "val")
 GROUPS = ("rare", "common", "frequent")
 RARE_MAX, COMMON_MAX = 10, 100  # LVIS: rare 1-10 images, common 11-100, frequent above
-FREQUENT_MAX = 400
+FREQUENT_MAX = 300
 FREQUENT_MAX_SHARE = 0.3  # no category is annotated in more than this share of the images
 OCCURRENCE_MARGIN = 1.1  # federated: a category occurs in at least this many times its budget
 # Federated: the number of images that a category really occurs in grows with this power of its
 # budget. At 1 all categories would be annotated in the same share of their images, at 0 all would
 # occur equally often; in between, the rarer are the rarer, and still the less completely annotated.
-OCCURRENCE_POWER = 0.45
+OCCURRENCE_POWER = 0.2
 REPEAT_SHARE = 0.08  # of the (image, category) pairs have a second instance
 NOT_EXHAUSTIVE_SHARE = 0.04  # of the annotated (image, category) pairs
 NEGATIVES_PER_IMAGE = 4  # about; never fewer than MIN_NEGATIVES if the image allows it
@@ -110,7 +110,7 @@ class Options:
     num_categories: int = 60
     size: int = 160
     seed: int = 0
-    objects_per_image: float = 7.5
+    objects_per_image: float = 8.0
     val_min_instances: int = 20
     annotate: str = "federated"
     like_lvis: bool = False

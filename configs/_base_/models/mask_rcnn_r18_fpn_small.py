@@ -35,7 +35,7 @@ model = dict(
     train_cfg=dict(
         rpn_proposal=dict(nms_pre=300, max_per_img=200), rcnn=dict(sampler=dict(num=64))
     ),
-    # LVIS counts 300 detections an image for its 1203 categories, one for every four; here one
-    # for every three count. A category whose scores are suppressed loses its place, as on LVIS.
-    test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=200), rcnn=dict(max_per_img=20)),
+    # LVIS counts 300 detections an image for its 1203 categories, fewer than one each. So here: a
+    # category whose scores are suppressed loses its place.
+    test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=200), rcnn=dict(max_per_img=50)),
 )
