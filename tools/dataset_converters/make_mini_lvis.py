@@ -1432,7 +1432,7 @@ MMDetection's LVISV1Dataset and lvis-api load unchanged:
   OUT_DIR/train2017/000000000001.jpg, ...  OUT_DIR/val2017/...
   OUT_DIR/{STAMP_NAME}             the options it was made with
 
-The categories are characters in many fonts, sizes, angles and colours on textured ground: it
+The categories are characters in several fonts, sizes, angles and colours on textured ground: it
 takes shape to tell them apart. A third of them each is rare (1-10 train images), common
 (11-100) and frequent (more). As in LVIS the train annotation is federated: every category
 really occurs in many images, but is annotated only in some; elsewhere its objects stand there
