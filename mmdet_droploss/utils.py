@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
+from typing import BinaryIO
 
 
-def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
+@contextlib.contextmanager
+def open_atomically(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Write a file beside its place and rename it, so that no half-written file is ever seen."""
     path = os.fspath(path)
     folder = os.path.dirname(os.path.abspath(path))
     os.makedirs(folder, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
     handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{os.path.basename(path)}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes it private
@@ -23,3 +26,9 @@ def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
+    """Write a whole file by :func:`open_atomically`."""
+    with open_atomically(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)

@@ -1,5 +1,16 @@
-"""What the data set knows: how often each category occurs."""
+"""Data sets, the sampler that chooses their next image, and how often each category occurs."""
 
 from .class_frequency import BUNDLED, GROUP_NAMES, ClassFrequency, load_class_frequency
+from .lvis import FastLVISV05Dataset, FastLVISV1Dataset
+from .repeat_factor_sampler import RepeatFactorSampler, repeat_factors
 
-__all__ = ["BUNDLED", "GROUP_NAMES", "ClassFrequency", "load_class_frequency"]
+__all__ = [
+    "BUNDLED",
+    "GROUP_NAMES",
+    "ClassFrequency",
+    "FastLVISV05Dataset",
+    "FastLVISV1Dataset",
+    "RepeatFactorSampler",
+    "load_class_frequency",
+    "repeat_factors",
+]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,13 +11,14 @@ import numpy as np
 import orjson
 from mmdet.registry import METRICS
 from mmdet.structures.mask import encode_mask_results
-from mmengine import fileio
+from mmengine.dist import get_rank, get_world_size
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 
-from ..datasets import GROUP_NAMES, load_class_frequency
 from ..utils import write_atomically
+from .ground_truth import GroundTruth
+from .results_file import ResultsPart, join_parts, to_lvis_results
 
 #: LVIS's 13 numbers.
 METRIC_KEYS = (
@@ -42,6 +42,10 @@ class FastLVISMetric(BaseMetric):
     ``np.float``), and mask results go in without their boxes, as lvis-api means it. With the box
     left in, lvis-api takes the box's area for the mask's, and APs, APm, APl of masks are off.
 
+    Images are matched with their annotations as they come, in the process that tested them; then
+    their detections are forgotten. What the processes exchange in the end, and what memory grows
+    by, are some 35 bytes a detection.
+
     For annotations without LVIS's extra fields: an image without ``neg_category_ids`` counts as
     exhaustively annotated, and without ``frequency`` the groups come from ``class_freq``.
 
@@ -54,7 +58,8 @@ class FastLVISMetric(BaseMetric):
         outfile_prefix: If given, writes ``{prefix}.bbox.json``, ``{prefix}.segm.json`` (detections
             in LVIS's results format) and ``{prefix}.metrics.json`` (all numbers, also per
             category).
-        collect_device: ``'cpu'`` or ``'gpu'``, where results of several processes are gathered.
+        format_only: Only write the detections, for LVIS's test server; needs ``outfile_prefix``.
+        collect_device: ``'cpu'`` or ``'gpu'``, where the processes' states are gathered.
         prefix: Takes the place of ``lvis`` in the names.
         backend_args: For MMEngine's file backends.
 
@@ -73,6 +78,7 @@ class FastLVISMetric(BaseMetric):
         classwise: bool = False,
         class_freq: Any = None,
         outfile_prefix: str | None = None,
+        format_only: bool = False,
         collect_device: str = "cpu",
         prefix: str | None = None,
         backend_args: dict | None = None,
@@ -81,23 +87,45 @@ class FastLVISMetric(BaseMetric):
         self.iou_types = [metric] if isinstance(metric, str) else list(metric)
         if not self.iou_types or not set(self.iou_types) <= {"bbox", "segm"}:
             raise ValueError(f"metric must be 'bbox', 'segm' or both, but it is {metric!r}")
+        if format_only and outfile_prefix is None:
+            raise ValueError("format_only=True needs outfile_prefix, which says where to write")
         self.ann_file = ann_file
         self.classwise = classwise
         self.outfile_prefix = outfile_prefix
-        self.ground_truth = load_ground_truth(ann_file, class_freq, backend_args)
-        self._image_ids = {image["id"] for image in self.ground_truth["images"]}
-        self._category_ids = np.array([c["id"] for c in self.ground_truth["categories"]])
+        self.format_only = format_only
+        self.ground_truth = GroundTruth(
+            ann_file, class_freq, require_annotations=not format_only, backend_args=backend_args
+        )
+        self._start()
+
+    def _start(self) -> None:
+        """Begin a new evaluation."""
+        self._matched: set[int] = set()
+        # The image that came last. With several processes a sampler may have dealt it out twice, to
+        # fill up the last round; only in the end it is known who else has it.
+        self._pending: dict | None = None
+        self._evaluators = {
+            iou_type: new_evaluator(self.ground_truth, iou_type)
+            for iou_type in ([] if self.format_only else self.iou_types)
+        }
+        self._parts = {
+            iou_type: ResultsPart(self._part_file(iou_type, get_rank()))
+            for iou_type in ([] if self.outfile_prefix is None else self.iou_types)
+        }
+
+    def _part_file(self, iou_type: str, rank: int) -> str:
+        return f"{self.outfile_prefix}.{iou_type}.json.part{rank}"
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
-        """Take the predictions of a batch; masks become run-length encodings."""
+        """Match the predictions of a batch; masks become run-length encodings."""
         for sample in data_samples:
             prediction = sample["pred_instances"]
-            result = dict(
-                img_id=sample["img_id"],
-                bboxes=prediction["bboxes"].cpu().numpy(),
-                scores=prediction["scores"].cpu().numpy(),
-                labels=prediction["labels"].cpu().numpy(),
-            )
+            result = {
+                "img_id": sample["img_id"],
+                "bboxes": prediction["bboxes"].cpu().numpy(),
+                "scores": prediction["scores"].cpu().numpy(),
+                "labels": prediction["labels"].cpu().numpy(),
+            }
             if "segm" in self.iou_types:
                 if "masks" not in prediction:
                     raise ValueError(
@@ -105,65 +133,130 @@ class FastLVISMetric(BaseMetric):
                         "use FastLVISMetric(metric='bbox')"
                     )
                 masks = prediction["masks"]
-                result['masks'] = (
-                    masks if isinstance(masks, list)
-                    else encode_mask_results(masks.detach().cpu().numpy())
-                )  # fmt: skip
+                encoded = isinstance(masks, list)
+                result["masks"] = (
+                    masks if encoded else encode_mask_results(masks.detach().cpu().numpy())
+                )
             self._check(result)
-            self.results.append(result)
+            if self._pending is not None:
+                self._match(self._pending)
+            self._pending = result if result["img_id"] not in self._matched else None
 
     def _check(self, result: dict) -> None:
-        if result["img_id"] not in self._image_ids:
+        if result["img_id"] not in self.ground_truth:
             raise ValueError(
                 f"detections for image id {result['img_id']!r}, which ann_file={self.ann_file!r} "
                 f"does not have: val_dataloader and the evaluator must use the same annotation file"
             )
-        if np.isnan(result["scores"]).any():
-            raise ValueError(f"scores of image id {result['img_id']!r} contain NaN")
-        labels = result["labels"]
-        if len(labels) and not 0 <= labels.min() <= labels.max() < len(self._category_ids):
+        for name in ("scores", "bboxes"):
+            if np.isnan(result[name]).any():
+                raise ValueError(f"{name} of image id {result['img_id']!r} contain NaN")
+        labels, num_classes = result["labels"], len(self.ground_truth.categories)
+        if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
             raise ValueError(
                 f"labels of image id {result['img_id']!r} reach from {labels.min()} to "
-                f"{labels.max()}, but ann_file={self.ann_file!r} has {len(self._category_ids)} "
-                f"categories"
+                f"{labels.max()}, but ann_file={self.ann_file!r} has {num_classes} categories"
             )
 
+    def _match(self, result: dict) -> None:
+        """Match an image's detections with its annotations, and forget them."""
+        self._matched.add(result["img_id"])
+        for iou_type in self.iou_types:
+            detections = to_lvis_results(result, iou_type, self.ground_truth.category_ids)
+            if iou_type in self._parts:
+                self._parts[iou_type].write(detections)
+            if iou_type in self._evaluators:
+                match(self._evaluators[iou_type], self.ground_truth, result["img_id"], detections)
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        """Combine what the processes have matched.
+
+        Args:
+            size: The number of images in the data set; not used, since images are told apart by
+                their ids.
+
+        Returns:
+            The metrics, in every process.
+        """
+        for part in self._parts.values():
+            part.flush()
+        # What BaseMetric gathers from the processes: one state each, in the place of all results.
+        self.results = [
+            {
+                "matched": self._matched,
+                "pending": self._pending,
+                "evaluators": {key: value.to_bytes() for key, value in self._evaluators.items()},
+                "part_sizes": {key: part.size for key, part in self._parts.items()},
+            }
+        ]
+        metrics = super().evaluate(get_world_size())
+        self._start()
+        return metrics
+
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
-        """Evaluate the gathered results."""
+        """Accumulate; called in the first process only.
+
+        Args:
+            results: The states of the processes.
+        """
         logger = MMLogger.get_current_instance()
-        if len(results) < len(self._image_ids):
+        self._merge(results)
+        missing = [i for i in self.ground_truth.image_ids if i not in self._matched]
+        if missing:
             logger.warning(
-                f"{len(results)} of the {len(self._image_ids)} images of {self.ann_file} were "
-                f"tested; the others count as images without detections"
+                f"{len(self._matched)} of the {len(self.ground_truth)} images of {self.ann_file} "
+                f"were tested; the others count as images without detections"
             )
+        for iou_type, own in self._parts.items():
+            own.flush()
+            sizes = [own.size, *(state["part_sizes"][iou_type] for state in results[1:])]
+            parts = [(self._part_file(iou_type, rank), size) for rank, size in enumerate(sizes)]
+            join_parts(parts, f"{self.outfile_prefix}.{iou_type}.json")
         metrics: dict[str, float] = {}
         per_category: dict[str, np.ndarray] = {}
-        for iou_type in self.iou_types:
-            logger.info(f"Evaluating {iou_type}...")
-            detections = to_lvis_results(results, iou_type, self._category_ids)
-            if self.outfile_prefix is not None:
-                write_atomically(f"{self.outfile_prefix}.{iou_type}.json", orjson.dumps(detections))
-            evaluation = evaluate(self.ground_truth, detections, iou_type)
+        for iou_type, evaluator in self._evaluators.items():
+            for image_id in missing:
+                match(evaluator, self.ground_truth, image_id, [])
+            evaluation = accumulate(evaluator)
             numbers = evaluation.get_results()
             metrics |= {f"{iou_type}_{key}": float(numbers[key]) for key in METRIC_KEYS}
-            per_category[iou_type] = category_ap(evaluation)
-            logger.info("\n" + "\n".join(evaluation.summary_lines()))
+            per_category[iou_type] = category_ap(evaluation, self.ground_truth.category_ids)
+            logger.info("\n".join([f"{iou_type}:", *evaluation.summary_lines()]))
+        if self.format_only:
+            logger.info(f"wrote {self.outfile_prefix}.{{{','.join(self.iou_types)}}}.json")
+            return metrics
         if self.classwise:
             logger.info("\n" + self._classwise_table(per_category))
         if self.outfile_prefix is not None:
             write_atomically(
                 f"{self.outfile_prefix}.metrics.json",
                 orjson.dumps(
-                    dict(metrics=metrics, per_category=self._category_rows(per_category)),
+                    {"metrics": metrics, "per_category": self._category_rows(per_category)},
                     option=orjson.OPT_INDENT_2,
                 ),
             )
         return metrics
 
+    def _merge(self, states: list[dict]) -> None:
+        """Take over what all processes have matched, each image once."""
+        matched = [image_id for state in states for image_id in state["matched"]]
+        self._matched = set(matched)
+        if len(matched) > len(self._matched):
+            raise ValueError(
+                f"{len(matched) - len(self._matched)} images were tested by two processes; the "
+                f"sampler of the dataloader must deal each image out once, as DefaultSampler does"
+            )
+        for iou_type in self._evaluators:
+            self._evaluators[iou_type] = merge([s["evaluators"][iou_type] for s in states])
+        for state in states:
+            pending = state["pending"]
+            if pending is not None and pending["img_id"] not in self._matched:
+                self._match(pending)
+
     def _category_rows(self, per_category: dict[str, np.ndarray]) -> list[dict]:
         """One dict a category: its name, group, image count and APs (None if not measurable)."""
         rows = []
-        for index, category in enumerate(self.ground_truth["categories"]):
+        for index, category in enumerate(self.ground_truth.categories):
             row = {
                 "name": category["name"],
                 "frequency": category.get("frequency"),
@@ -188,138 +281,62 @@ class FastLVISMetric(BaseMetric):
         return AsciiTable(table).table
 
 
-def load_ground_truth(
-    ann_file: str, class_freq: Any = None, backend_args: dict | None = None
-) -> dict[str, Any]:
-    """Read an annotation file and give it the fields that the federated protocol needs.
-
-    Args:
-        ann_file: LVIS- or COCO-format annotations.
-        class_freq: See :class:`FastLVISMetric`.
-        backend_args: For MMEngine's file backends.
-
-    Returns:
-        The content of the file, with ``neg_category_ids`` and ``not_exhaustive_category_ids`` for
-        every image, and ``frequency`` for every category if it is known.
-
-    Raises:
-        ValueError: If the file is not valid.
-        FileNotFoundError: If it does not exist.
-    """
-    if "://" not in str(ann_file) and not os.path.isfile(ann_file):
-        raise FileNotFoundError(
-            f"ann_file={str(ann_file)!r} does not exist (working directory: {os.getcwd()})"
-        )
-    text = fileio.get(ann_file, backend_args=backend_args)
-    try:
-        content = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise ValueError(
-            f"ann_file={str(ann_file)!r} is not valid JSON, perhaps truncated: {error}"
-        ) from None
-    missing = {"images", "annotations", "categories"} - (
-        content.keys() if isinstance(content, dict) else set()
-    )
-    if missing:
-        raise ValueError(
-            f"ann_file={str(ann_file)!r} is not an LVIS or COCO annotation file: it lacks "
-            f"{', '.join(sorted(missing))}"
-        )
-    _fill_negatives(content)
-    if class_freq is not None:
-        _fill_groups(content, class_freq)
-    return content
-
-
-def _fill_negatives(content: dict) -> None:
-    """Without ``neg_category_ids`` an image counts as exhaustively annotated."""
-    bare = [image for image in content["images"] if "neg_category_ids" not in image]
-    if bare:
-        categories = {category["id"] for category in content["categories"]}
-        present: dict[int, set[int]] = {image["id"]: set() for image in bare}
-        for annotation in content["annotations"]:
-            if annotation["image_id"] in present:
-                present[annotation["image_id"]].add(annotation["category_id"])
-        for image in bare:
-            image["neg_category_ids"] = sorted(categories - present[image["id"]])
-    for image in content["images"]:
-        image.setdefault("not_exhaustive_category_ids", [])
-
-
-def _fill_groups(content: dict, class_freq: Any) -> None:
-    frequency = load_class_frequency(class_freq)
-    categories = content["categories"]
-    if frequency.num_classes != len(categories):
-        raise ValueError(
-            f"class_freq has {frequency.num_classes} categories (from {frequency.source}), but "
-            f"ann_file has {len(categories)}"
-        )
-    for category, group, count in zip(
-        categories, frequency.groups, frequency.image_count, strict=True
-    ):
-        category["frequency"] = GROUP_NAMES[group][0]
-        category["image_count"] = int(count)
-
-
-def to_lvis_results(results: list[dict], iou_type: str, category_ids: np.ndarray) -> list[dict]:
-    """Detections in LVIS's results format.
-
-    Args:
-        results: What :meth:`FastLVISMetric.process` gathered; boxes are (x1, y1, x2, y2).
-        iou_type: ``'bbox'`` gives entries with ``bbox`` (x, y, w, h), ``'segm'`` with
-            ``segmentation`` and no box.
-        category_ids: (C,) the category id of each label.
-    """
-    detections = []
-    for result in results:
-        boxes = result["bboxes"].astype(np.float64)
-        boxes[:, 2:] -= boxes[:, :2]
-        columns = zip(
-            category_ids[result["labels"]].tolist(),
-            result["scores"].astype(np.float64).tolist(),
-            boxes.tolist() if iou_type == "bbox" else result["masks"],
-            strict=True,
-        )
-        for category_id, score, shape in columns:
-            detection = {"image_id": result["img_id"], "category_id": category_id, "score": score}
-            if iou_type == "bbox":
-                detection["bbox"] = shape
-            else:
-                counts = shape["counts"]
-                detection["segmentation"] = {
-                    "size": [int(side) for side in shape["size"]],
-                    "counts": counts.decode() if isinstance(counts, bytes) else counts,
-                }
-            detections.append(detection)
-    return detections
-
-
-def evaluate(ground_truth: dict, detections: list[dict], iou_type: str) -> Any:
-    """Run LVIS's protocol.
-
-    Returns:
-        hotcoco's evaluator, with ``get_results``, ``summary_lines`` and ``eval``.
-    """
+def new_evaluator(ground_truth: GroundTruth, iou_type: str) -> Any:
+    """hotcoco's evaluator that takes images one after another, by LVIS's protocol."""
     import hotcoco
 
-    truth = hotcoco.COCO(ground_truth)
-    evaluation = hotcoco.LVISeval(
-        truth, hotcoco.LVISResults(truth, detections, MAX_DETECTIONS), iou_type
-    )
-    evaluation.evaluate()
+    return hotcoco.StreamingEval(ground_truth.categories, iou_type, lvis_style=True)
+
+
+def match(evaluator: Any, ground_truth: GroundTruth, image_id: int, detections: list[dict]) -> None:
+    """Match the detections of an image with its annotations.
+
+    Args:
+        evaluator: See :func:`new_evaluator`.
+        ground_truth: The annotations.
+        image_id: The image.
+        detections: Entries in LVIS's results format; only the best 300 count.
+    """
+    if len(detections) > MAX_DETECTIONS:
+        detections = sorted(detections, key=lambda d: d["score"], reverse=True)[:MAX_DETECTIONS]
+    evaluator.update([ground_truth.image(image_id)], ground_truth.annotations(image_id), detections)
+
+
+def merge(states: Sequence[bytes]) -> Any:
+    """One evaluator of the states (``to_bytes``) of several."""
+    import hotcoco
+
+    return hotcoco.StreamingEval.merge([hotcoco.StreamingEval.from_bytes(s) for s in states])
+
+
+def accumulate(evaluator: Any) -> Any:
+    """The numbers of all images that an evaluator has matched.
+
+    Returns:
+        hotcoco's ``COCOeval``, with ``get_results``, ``summary_lines`` and ``eval``.
+    """
+    evaluation = evaluator.finalize()
     evaluation.accumulate()
     with contextlib.redirect_stdout(io.StringIO()):  # the caller logs summary_lines()
         evaluation.summarize()
     return evaluation
 
 
-def category_ap(evaluation: Any) -> np.ndarray:
-    """AP per category, (C,) float64 in the order of the annotation file; NaN if not measurable."""
+def category_ap(evaluation: Any, category_ids: np.ndarray) -> np.ndarray:
+    """AP per category.
+
+    Args:
+        evaluation: hotcoco's, after ``accumulate``.
+        category_ids: (C,) the category id of each label.
+
+    Returns:
+        (C,) float64; NaN if not measurable.
+    """
     precision = np.asarray(evaluation.eval["precision"])[..., 0, 0]  # all sizes; (IoU, recall, C)
     ordered = dict(zip(evaluation.params.cat_ids, np.moveaxis(precision, -1, 0), strict=True))
     return np.array(
         [
             values[values > -1].mean() if (values > -1).any() else np.nan
-            for values in (ordered[c["id"]] for c in evaluation.coco_gt.dataset["categories"])
+            for values in (ordered[category_id] for category_id in category_ids.tolist())
         ]
     )

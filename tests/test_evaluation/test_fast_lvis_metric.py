@@ -21,6 +21,7 @@ from torch import distributed as dist
 from torch import multiprocessing as mp
 
 from mmdet_droploss.evaluation import METRIC_KEYS, FastLVISMetric
+from mmdet_droploss.evaluation.results_file import join_parts
 
 SIZE = 200
 
@@ -488,8 +489,10 @@ def _evaluate_worker(rank, rendezvous, folder, samples):
     dist.destroy_process_group()
 
 
-def test_two_processes_give_the_numbers_of_one(tmp_path):
-    truth, detections = random_data(50, num_images=7)
+@pytest.mark.parametrize("num_images", [7, 8, 1])
+def test_two_processes_give_the_numbers_of_one(tmp_path, num_images):
+    """Also where one image fills up the last batch, and where both processes have the same one."""
+    truth, detections = random_data(50, num_images=num_images)
     samples = data_samples(detections)
     expected = run(FastLVISMetric(write(tmp_path, truth)), samples)
     mp.spawn(
@@ -505,6 +508,79 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
     assert len(json.loads((tmp_path / "run.bbox.json").read_text())) == sum(
         map(len, detections.values())
     ), "images that fill up the last batch are not counted twice"
+
+
+def test_results_of_no_detections_are_an_empty_list(tmp_path):
+    truth, detections = random_data(51)
+    metric = FastLVISMetric(write(tmp_path, truth), outfile_prefix=str(tmp_path / "run"))
+    run(metric, data_samples({image_id: [] for image_id in detections}))
+    assert json.loads((tmp_path / "run.bbox.json").read_text()) == []
+
+
+def test_a_broken_off_evaluation_leaves_nothing_in_the_next_results(tmp_path):
+    truth, detections = random_data(52)
+    ann_file, prefix, samples = write(tmp_path, truth), tmp_path / "run", data_samples(detections)
+    broken_off = FastLVISMetric(ann_file, outfile_prefix=str(prefix))
+    broken_off.process({}, samples)
+    run(FastLVISMetric(ann_file, outfile_prefix=str(prefix)), samples)
+    for iou_type in ("bbox", "segm"):
+        results = json.loads((tmp_path / f"run.{iou_type}.json").read_text())
+        assert len(results) == sum(map(len, detections.values()))
+    assert not list(tmp_path.glob("*.part*"))
+
+
+def test_detections_that_another_machine_wrote_where_this_one_cannot_see_them(tmp_path):
+    parts = [(str(tmp_path / "there"), 3), (str(tmp_path / "missing"), 40)]
+    (tmp_path / "there").write_bytes(b",\n1")
+    with pytest.raises(OSError, match="missing cannot be collected: 40 bytes.*all machines share"):
+        join_parts(parts, str(tmp_path / "whole.json"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["there"], "nothing half-written"
+
+
+def test_nothing_is_kept_of_an_image_but_a_small_state(tmp_path):
+    """Millions of masks as Python objects are what kills validations on LVIS."""
+    truth, detections = random_data(53, num_images=40)
+    metric = FastLVISMetric(write(tmp_path, truth))
+    for sample in data_samples(detections):
+        metric.process({}, [sample])
+    assert metric.results == [] and len(metric._matched) == 39
+    num_detections = sum(map(len, detections.values()))
+    for evaluator in metric._evaluators.values():
+        assert len(evaluator.to_bytes()) < 60 * num_detections + 20_000
+
+
+def test_format_only_writes_detections_of_a_set_without_annotations(tmp_path):
+    """LVIS's test sets."""
+    truth, detections = random_data(54)
+    ann_file, samples = write(tmp_path, truth, "with.json"), data_samples(detections)
+    run(FastLVISMetric(ann_file, outfile_prefix=str(tmp_path / "with")), samples)
+    del truth["annotations"]
+    for image in truth["images"]:
+        del image["neg_category_ids"], image["not_exhaustive_category_ids"]
+    bare = write(tmp_path, truth, "bare.json")
+    metric = FastLVISMetric(bare, outfile_prefix=str(tmp_path / "bare"), format_only=True)
+    assert run(metric, samples) == {}
+    for iou_type in ("bbox", "segm"):
+        texts = [(tmp_path / f"{name}.{iou_type}.json").read_text() for name in ("with", "bare")]
+        assert texts[0] == texts[1]
+    assert not (tmp_path / "bare.metrics.json").exists()
+
+
+def test_format_only_needs_a_place_to_write_to(tmp_path):
+    with pytest.raises(ValueError, match="format_only=True needs outfile_prefix"):
+        FastLVISMetric(write(tmp_path, random_data(0)[0]), format_only=True)
+
+
+def test_annotations_of_unknown_categories_and_images_do_not_count(tmp_path):
+    truth, detections = random_data(55)
+    samples = data_samples(detections)
+    expected = run(FastLVISMetric(write(tmp_path, truth)), samples)
+    first = truth["annotations"][0]
+    truth["annotations"] += [
+        {**first, "id": 10_001, "category_id": 999},
+        {**first, "id": 10_002, "image_id": 999},
+    ]
+    assert run(FastLVISMetric(write(tmp_path, truth)), samples) == expected
 
 
 # ---------------------------------------------------------------- bad input
@@ -531,7 +607,7 @@ def test_a_truncated_file(tmp_path):
 
 @pytest.mark.parametrize("content", [[], {}, {"images": [], "categories": []}, "text"])
 def test_a_file_of_another_format(tmp_path, content):
-    with pytest.raises(ValueError, match="val.json.*not an LVIS or COCO.*lacks.*annotations"):
+    with pytest.raises(ValueError, match="val.json.*not an LVIS or COCO.*has images, annotations"):
         FastLVISMetric(write(tmp_path, content))
 
 
@@ -551,6 +627,7 @@ def one_sample(**changes):
     "changes, message",
     [
         (dict(scores=torch.tensor([math.nan])), "scores of image id .* NaN"),
+        (dict(bboxes=torch.tensor([[1.0, 1, 5, math.nan]])), "bboxes of image id .* NaN"),
         (dict(img_id=12345), "12345.*val.json.*does not have.*same annotation file"),
         (dict(labels=torch.tensor([7])), "labels .* from 7 to 7.*7 categories"),
         (dict(labels=torch.tensor([-1])), "labels .* from -1 to -1"),

@@ -39,6 +39,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import hotcoco
 import jinja2
 import matplotlib.image
 import numpy as np
@@ -50,7 +51,8 @@ from pycocotools import mask as mask_utils
 from scipy import stats
 
 from mmdet_droploss.datasets import GROUP_NAMES, ClassFrequency, load_class_frequency
-from mmdet_droploss.evaluation.fast_lvis_metric import evaluate, load_ground_truth
+from mmdet_droploss.evaluation.fast_lvis_metric import MAX_DETECTIONS
+from mmdet_droploss.evaluation.ground_truth import GroundTruth
 from mmdet_droploss.utils import write_atomically
 from mmdet_droploss.version import __version__
 
@@ -246,7 +248,8 @@ class Detections:
 
     def __init__(self, ann_file: Path) -> None:
         self.ann_file = ann_file
-        self.ground_truth = load_ground_truth(str(ann_file))
+        self.ground_truth = GroundTruth(str(ann_file)).content()
+        self._truth = hotcoco.COCO(self.ground_truth)
         # With many runs of LVIS's size all of them would not fit into memory.
         self.read = functools.lru_cache(maxsize=1)(self._read)
         self.evaluation = functools.lru_cache(maxsize=2)(self._evaluation)
@@ -255,7 +258,11 @@ class Detections:
         return orjson.loads(file.read_bytes())
 
     def _evaluation(self, file: Path, iou_type: str) -> Any:
-        return evaluate(self.ground_truth, self.read(file), iou_type)
+        found = hotcoco.LVISResults(self._truth, self.read(file), MAX_DETECTIONS)
+        evaluation = hotcoco.LVISeval(self._truth, found, iou_type)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        return evaluation
 
     def of_images(self, run: Run, iou_type: str, image_ids: set[int]) -> list[dict]:
         """The detections in some images."""
@@ -302,8 +309,6 @@ def bootstrap_intervals(
     baseline: Entry, entry: Entry, iou_type: str, detections: Detections, samples: int
 ) -> dict[str, tuple[float, float]]:
     """The 95 % interval of each key's difference, by drawing the val images anew."""
-    import hotcoco
-
     first, second = (
         detections.evaluation(e.runs[0].results_file(iou_type), iou_type) for e in (baseline, entry)
     )

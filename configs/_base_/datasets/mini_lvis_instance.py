@@ -12,7 +12,7 @@ vocabulary = dict(
     mask_head=dict(num_classes=num_classes),
 )
 
-dataset_type = "LVISV1Dataset"
+dataset_type = "FastLVISV1Dataset"
 metainfo = dict(classes=data_root + "annotations/classes.txt")
 
 # Glyphs are not mirrored: a mirrored letter may be another one.

@@ -1,0 +1,239 @@
+"""Parsed annotations, stored once per machine and mapped into memory by all its processes.
+
+An entry is a folder under :func:`cache_root`, named after a digest of its key. It is written beside
+its place and renamed when complete, by one process while the others wait. It is believed only if
+its files have the digests that were noted when it was written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import filelock
+import numpy as np
+import platformdirs
+import xxhash
+from mmengine.logging import print_log
+
+#: Part of every key. Raise it whenever the same key would give other bytes.
+FORMAT = 1
+
+#: Environment variable that says where the cache is.
+CACHE_VARIABLE = "MMDET_DROPLOSS_CACHE"
+
+_INDEX = "entry.json"
+_RECORDS = "records.bin"
+_ARRAYS = ("record_ends", "labels", "label_ends", "category_ids")
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class PackedAnnotations:
+    """Annotations of M images in arrays, which processes can share, unlike lists of objects.
+
+    Args:
+        records: (bytes,) uint8, the records one after another.
+        record_ends: (M,) int64, where each record ends.
+        labels: (instances,) int32, the labels of the images one after another.
+        label_ends: (M,) int64, where those of each image end.
+        category_ids: (C,) int64, the category id of each label.
+    """
+
+    records: np.ndarray
+    record_ends: np.ndarray
+    labels: np.ndarray
+    label_ends: np.ndarray
+    category_ids: np.ndarray
+
+
+#: What is packed: the category ids, and for each image its record and the labels of its instances.
+Parsed = tuple[Sequence[int], Iterable[tuple[bytes, Sequence[int]]]]
+
+
+def cache_root() -> Path:
+    """The cache's folder: ``$MMDET_DROPLOSS_CACHE``, or the user's cache folder."""
+    return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_path("mmdet_droploss"))
+
+
+def pack(parsed: Parsed) -> PackedAnnotations:
+    """Pack annotations in the memory of this process."""
+    buffer = BytesIO()
+    arrays = _pack_into(buffer, parsed)
+    return PackedAnnotations(np.frombuffer(buffer.getbuffer(), np.uint8), *arrays)
+
+
+def load_or_pack(key: dict[str, Any], parse: Callable[[], Parsed]) -> PackedAnnotations:
+    """Take an entry from the cache, or make it.
+
+    Args:
+        key: All that decides the content; JSON values.
+        parse: Called if the entry is missing, damaged or of another version.
+
+    Returns:
+        The entry's arrays, mapped read-only. If the cache cannot be written (no permission, disk
+        full) a warning says so, and the arrays are in this process's memory.
+    """
+    key = {"format": FORMAT, **key}
+    root = cache_root()
+    folder = root / xxhash.xxh3_128_hexdigest(_canonical(key).encode())
+    packed = _open(folder, key)
+    if packed is not None:
+        return packed
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
+            packed = _open(folder, key)  # made by another process meanwhile?
+            if packed is None:
+                _write(folder, key, parse)
+                packed = _open(folder, key)
+    except OSError as error:
+        print_log(
+            f"the annotation cache {root} cannot be written ({error}), so every process keeps the "
+            f"annotations in its own memory; {CACHE_VARIABLE} names another folder",
+            logger="current",
+            level=30,
+        )
+    return pack(parse()) if packed is None else packed
+
+
+def file_digest(path: str | os.PathLike) -> str:
+    """A digest of a file's content: at the speed of memory, so it can be taken at every start."""
+    digest = xxhash.xxh3_128()
+    # Read, not mapped: mapped pages would count as memory of this process.
+    with open(path, "rb", buffering=0) as file:
+        chunk = bytearray(_CHUNK)
+        while size := file.readinto(chunk):
+            digest.update(memoryview(chunk)[:size])
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What :func:`list_entries` tells about an entry; ``key`` is None if it is damaged."""
+
+    folder: Path
+    size: int
+    key: dict[str, Any] | None
+
+
+def list_entries() -> list[Entry]:
+    """The entries of the cache, also what interrupted processes left there."""
+    root = cache_root()
+    entries = []
+    for folder in sorted(root.iterdir()) if root.is_dir() else []:
+        if _is_ours(folder):
+            size = sum(file.stat().st_size for file in folder.iterdir())
+            index = _read_index(folder)
+            entries.append(Entry(folder, size, index and index["key"]))
+    return entries
+
+
+def remove_entry(entry: Entry) -> None:
+    """Delete an entry. Processes that have it mapped are not disturbed."""
+    shutil.rmtree(entry.folder)
+    _lock_file(entry.folder).unlink(missing_ok=True)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is an entry: no other folder may ever be deleted."""
+    names = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    return _INDEX in names or _RECORDS in names
+
+
+def _pack_into(file: BinaryIO, parsed: Parsed) -> tuple[np.ndarray, ...]:
+    category_ids, images = parsed
+    sizes, labels, counts = [], [], []
+    for record, labels_of_image in images:
+        file.write(record)
+        sizes.append(len(record))
+        labels.append(np.asarray(labels_of_image, np.int32))
+        counts.append(len(labels_of_image))
+    return (
+        np.cumsum(sizes, dtype=np.int64),
+        np.concatenate(labels) if labels else np.empty(0, np.int32),
+        np.cumsum(counts, dtype=np.int64),
+        np.asarray(category_ids, np.int64),
+    )
+
+
+def _write(folder: Path, key: dict, parse: Callable[[], Parsed]) -> None:
+    """Make an entry, wholly or not at all. The caller holds its lock."""
+    for left in folder.parent.glob(f"{folder.name}.tmp-*"):  # of a killed process
+        shutil.rmtree(left, ignore_errors=True)
+    beside = Path(tempfile.mkdtemp(prefix=f"{folder.name}.tmp-", dir=folder.parent))
+    try:
+        with open(beside / _RECORDS, "wb") as file:
+            arrays = _pack_into(file, parse())
+        for name, array in zip(_ARRAYS, arrays, strict=True):
+            np.save(beside / f"{name}.npy", array)
+        files = {file.name: file_digest(file) for file in sorted(beside.iterdir())}
+        (beside / _INDEX).write_text(json.dumps({"key": key, "files": files}, indent=1))
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(beside, folder)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
+def _open(folder: Path, key: dict) -> PackedAnnotations | None:
+    """Map an entry, or None if there is none that can be believed."""
+    if not folder.is_dir():
+        return None
+    index = _read_index(folder)
+    with contextlib.suppress(OSError, ValueError):
+        if (
+            index is not None
+            and _canonical(index["key"]) == _canonical(key)
+            and all(file_digest(folder / name) == d for name, d in index["files"].items())
+        ):
+            size = (folder / _RECORDS).stat().st_size
+            records = np.memmap(folder / _RECORDS, mode="r") if size else np.empty(0, np.uint8)
+            arrays = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS)
+            return PackedAnnotations(records, *arrays)
+    print_log(
+        f"{folder} in the annotation cache is damaged; it is made anew", logger="current", level=30
+    )
+    return None
+
+
+def _read_index(folder: Path) -> dict[str, Any] | None:
+    """The content of an entry's index, or None if it is damaged."""
+    try:
+        index = json.loads((folder / _INDEX).read_text())
+        expected = {_RECORDS, *(f"{name}.npy" for name in _ARRAYS)}
+        return index if set(index["files"]) == expected and "key" in index else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _canonical(key: dict) -> str:
+    return json.dumps(key, sort_keys=True)
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold an entry's lock, which a killed process loses."""
+    lock = filelock.FileLock(_lock_file(folder))
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        print_log("waiting for another process that parses the same annotations", logger="current")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
