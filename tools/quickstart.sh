@@ -20,7 +20,7 @@ with Ctrl-C; the same command goes on where it was.
   --data DIR       where mini-LVIS is or is to be made (data/mini_lvis)
   --processes N    processes to train and test with: 1, 2, 4 or 8 (2); an iteration has 8 images in
                    any case
-  --iterations N   length of each training (1200); the schedule scales with it
+  --iterations N   length of each training (800); the schedule scales with it
   --images N       training images to make (2000)
   --val-images N   validation images to make (400)
   -h, --help       this text
@@ -76,7 +76,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 command_line="bash tools/quickstart.sh"
 [[ $# -eq 0 ]] || command_line+=$(printf ' %q' "$@")
 seed=0 work_dir=$root/work_dirs/quickstart data=$root/data/mini_lvis
-processes=2 iterations=1200 images=2000 val_images=400
+processes=2 iterations=800 images=2000 val_images=400
 while [[ $# -gt 0 ]]; do
     case $1 in
         -h | --help)
@@ -180,7 +180,7 @@ train_options=(
     # With one, a stop while saving leaves none: the old is deleted before the new is written.
     default_hooks.checkpoint.max_keep_ckpts=2
 )
-if [[ $iterations != 1200 ]]; then
+if [[ $iterations != 800 ]]; then
     train_options+=(
         "max_iters=$iterations"
         "train_cfg.max_iters=$iterations"
@@ -249,7 +249,7 @@ training_time() {
     elif ((training_seconds > 0)); then
         echo "about $(clock "$training_seconds"), as the last"
     else
-        echo "about $(((12 * iterations + 1199) / 1200)) min on 2 cores"
+        echo "about $(((6 * iterations + 799) / 800)) min on 2 cores"
     fi
 }
 

@@ -3,7 +3,7 @@
 Every run is the work dir of a training that was tested with ``--results WORK_DIR/val``:
 
     bash tools/dist_train.sh CONFIG 2 --work-dir WORK_DIR
-    bash tools/dist_test.sh CONFIG WORK_DIR/iter_1200.pth 2 --results WORK_DIR/val
+    bash tools/dist_test.sh CONFIG WORK_DIR/iter_800.pth 2 --results WORK_DIR/val
 
 Examples:
 

@@ -30,7 +30,7 @@ EPILOG = """\
 examples:
   python tools/misc/annotation_cache.py list
   python tools/misc/annotation_cache.py clear
-  python tools/misc/annotation_cache.py clear lvis_v1_train    # entries whose file has this in its path
+  python tools/misc/annotation_cache.py clear lvis_v1_train    # of files with this in their path
 """
 
 
