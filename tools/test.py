@@ -13,13 +13,13 @@ import os
 import os.path as osp
 from collections.abc import Sequence
 
-from mmdet.evaluation import DumpDetResults
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 import mmdet_droploss  # noqa: F401  (checks the environment before anything slow)
 from mmdet_droploss.engine import forget_missing_class_freq, prepare_run
+from mmdet_droploss.evaluation.dump_results import StreamedDetResults
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     prepare_run(cfg, args.launcher)
     runner = Runner.from_cfg(cfg) if "runner_type" not in cfg else RUNNERS.build(cfg)
     if args.out is not None:
-        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+        runner.test_evaluator.metrics.append(StreamedDetResults(args.out))
     runner.test()
 
 

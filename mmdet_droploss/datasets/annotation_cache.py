@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -84,7 +85,7 @@ def load_or_pack(key: dict[str, Any], parse: Callable[[], Parsed]) -> PackedAnno
     """
     key = {"format": FORMAT, **key}
     root = cache_root()
-    folder = root / xxhash.xxh3_128_hexdigest(_canonical(key).encode())
+    folder = root / _name(key)
     packed = _open(folder, key)
     if packed is not None:
         return packed
@@ -95,7 +96,7 @@ def load_or_pack(key: dict[str, Any], parse: Callable[[], Parsed]) -> PackedAnno
             if packed is None:
                 _write(folder, key, parse)
                 packed = _open(folder, key)
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:  # the latter: no file locks (filelock < 3.21)
         print_log(
             f"the annotation cache {root} cannot be written ({error}), so every process keeps the "
             f"annotations in its own memory; {CACHE_VARIABLE} names another folder",
@@ -145,7 +146,9 @@ def remove_entry(entry: Entry) -> None:
 
 def _is_ours(folder: Path) -> bool:
     """Whether a folder is an entry: no other folder may ever be deleted."""
-    names = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    if not re.fullmatch(r"[0-9a-f]{32}(\.tmp-\w+)?", folder.name) or not folder.is_dir():
+        return False
+    names = {file.name for file in folder.iterdir()}
     return _INDEX in names or _RECORDS in names
 
 
@@ -211,13 +214,18 @@ def _read_index(folder: Path) -> dict[str, Any] | None:
     try:
         index = json.loads((folder / _INDEX).read_text())
         expected = {_RECORDS, *(f"{name}.npy" for name in _ARRAYS)}
-        return index if set(index["files"]) == expected and "key" in index else None
-    except (OSError, ValueError, KeyError, TypeError):
+        is_whole = index["files"].keys() == expected and _name(index["key"]) == folder.name
+        return index if is_whole else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
 def _canonical(key: dict) -> str:
     return json.dumps(key, sort_keys=True)
+
+
+def _name(key: dict) -> str:
+    return xxhash.xxh3_128_hexdigest(_canonical(key).encode())
 
 
 def _lock_file(folder: Path) -> Path:

@@ -29,7 +29,7 @@ class _Ids(msgspec.Struct):
     id: int
     image_id: int
     category_id: int
-    iscrowd: int = 0
+    iscrowd: int | bool | None = 0
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,7 @@ def read_annotation_file(
             are often made by deleting entries of ``images``.
     """
     name = os.fspath(path) if name is None else name
-    with open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            raise ValueError(f"ann_file={name!r} is empty")
-        text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    text = map_file(path)
     with garbage_collection_paused():
         try:
             document = msgspec.json.decode(text, type=_Document)
@@ -136,6 +133,14 @@ def read_annotation_file(
     )
 
 
+def map_file(path: str | os.PathLike) -> mmap.mmap | bytes:
+    """The content of a file, mapped into memory; it may be deleted meanwhile."""
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:  # which cannot be mapped
+            return b""
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
 @contextlib.contextmanager
 def garbage_collection_paused() -> Iterator[None]:
     """While millions of objects are made: collecting garbage takes long then and finds nothing."""
@@ -157,7 +162,7 @@ def _decode_ids(raw: list[msgspec.Raw], file: str) -> np.ndarray:
             entry = decode(text)
         except msgspec.DecodeError as error:
             raise ValueError(f"ann_file={file!r}: annotations[{index}]: {error}") from None
-        ids[index] = entry.id, entry.image_id, entry.category_id, entry.iscrowd
+        ids[index] = entry.id, entry.image_id, entry.category_id, bool(entry.iscrowd)
     return ids
 
 

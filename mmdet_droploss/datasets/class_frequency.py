@@ -7,7 +7,6 @@ analysis tools ask it and never open an annotation file themselves.
 from __future__ import annotations
 
 import functools
-import gc
 import json
 import os
 from collections.abc import Sequence
@@ -15,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
-import orjson
+
+from .annotation_file import garbage_collection_paused, map_file
 
 #: Names that ``class_freq`` takes for the figures bundled with the package.
 BUNDLED = ("lvis_v0.5", "lvis_v1")
@@ -169,48 +170,64 @@ def _raise_missing(path: str) -> None:
     )
 
 
+class _Annotation(msgspec.Struct, gc=False):
+    image_id: int
+    category_id: int
+    iscrowd: int | bool | None = 0
+
+
+class _Content(msgspec.Struct):
+    """What is decoded of a file; the polygons of an annotation file are skipped."""
+
+    annotations: list[_Annotation] | None = None
+    categories: list[dict[str, Any]] | None = None
+    image_count: Any = None
+    instance_count: Any = None
+    num_images: Any = None
+    classes: Any = None
+
+
 @functools.lru_cache(maxsize=8)
 def _read(path: str, stamp: tuple[int, int] | None) -> ClassFrequency:
     from mmengine import fileio
 
-    text = fileio.get(path)
-    # A large annotation file makes millions of small objects; collecting garbage while they are
-    # built triples the time and finds nothing.
-    gc_was_enabled = gc.isenabled()
-    gc.disable()
+    with fileio.get_local_path(path) as local_path:
+        text = map_file(local_path)
     try:
-        content = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
+        with garbage_collection_paused():
+            content = msgspec.json.decode(text, type=_Content)
+    except msgspec.ValidationError as error:
+        raise ValueError(
+            f"class_freq={path!r} is not an LVIS or COCO annotation file, nor one that "
+            f"class_frequency.py writes: {error}"
+        ) from None
+    except msgspec.DecodeError as error:
         raise ValueError(
             f"class_freq={path!r} is not valid JSON, perhaps truncated ({len(text)} bytes): {error}"
         ) from None
-    finally:
-        if gc_was_enabled:
-            gc.enable()
-    if isinstance(content, dict) and "image_count" in content:
+    if content.image_count is not None:
         return _from_small_json(content, path)
-    if isinstance(content, dict) and {"annotations", "categories"} <= content.keys():
+    if content.annotations is not None and content.categories is not None:
         return _from_annotations(content, path)
-    found = f"the keys {sorted(content)[:8]}" if isinstance(content, dict) else type(content)
+    keys = sorted(msgspec.json.decode(text, type=dict[str, msgspec.Raw]))
     raise ValueError(
         f'class_freq={path!r} is not of a known format: it must have the keys "annotations" and '
         f'"categories" (LVIS or COCO) or "image_count" (from class_frequency.py), but it has '
-        f"{found}"
+        f"the keys {keys[:8]}"
     )
 
 
-def _from_small_json(content: dict, path: str) -> ClassFrequency:
-    image_count = _as_counts(content["image_count"], "image_count", path)
-    instance_count = content.get("instance_count")
+def _from_small_json(content: _Content, path: str) -> ClassFrequency:
+    image_count = _as_counts(content.image_count, "image_count", path)
+    instance_count = content.instance_count
     if instance_count is not None:
         instance_count = _as_counts(instance_count, "instance_count", path)
-    num_images = content.get("num_images")
+    num_images = content.num_images
     if num_images is not None and (not isinstance(num_images, int) or num_images < 1):
         raise ValueError(
             f"class_freq={path!r}: num_images must be a whole number >= 1, but it is {num_images!r}"
         )
-    classes = content.get("classes")
-    for name, values in (("instance_count", instance_count), ("classes", classes)):
+    for name, values in (("instance_count", instance_count), ("classes", content.classes)):
         if values is not None and len(values) != len(image_count):
             raise ValueError(
                 f"class_freq={path!r}: {name} has {len(values)} entries, but image_count has "
@@ -220,30 +237,29 @@ def _from_small_json(content: dict, path: str) -> ClassFrequency:
         image_count,
         num_images,
         instance_count,
-        None if classes is None else tuple(classes),
+        None if content.classes is None else tuple(content.classes),
         path,
     )
 
 
-def _from_annotations(content: dict, path: str) -> ClassFrequency:
+def _from_annotations(content: _Content, path: str) -> ClassFrequency:
+    categories = content.categories
+    if not categories:
+        raise ValueError(f"class_freq={path!r} has no categories")
     try:
-        categories = content["categories"]
         label_of = {category["id"]: label for label, category in enumerate(categories)}
-        if len(label_of) != len(categories):
-            raise ValueError(f"class_freq={path!r} has categories with the same id")
         pairs = [
-            (annotation["image_id"], label_of[annotation["category_id"]])
-            for annotation in content["annotations"]
-            if not annotation.get("iscrowd")
+            (annotation.image_id, label_of[annotation.category_id])
+            for annotation in content.annotations
+            if not annotation.iscrowd
         ]
-        classes = tuple(str(category.get("name", category["id"])) for category in categories)
-    except (KeyError, TypeError, AttributeError) as error:
+    except KeyError as error:
         raise ValueError(
             f'class_freq={path!r} is not an LVIS or COCO annotation file: an entry of "categories" '
             f'or "annotations" lacks or does not know {error}'
         ) from None
-    if not categories:
-        raise ValueError(f"class_freq={path!r} has no categories")
+    if len(label_of) != len(categories):
+        raise ValueError(f"class_freq={path!r} has categories with the same id")
     array = np.array(pairs, dtype=np.int64).reshape(-1, 2)
     unique = np.unique(array, axis=0)
     num_classes = len(categories)
@@ -251,7 +267,7 @@ def _from_annotations(content: dict, path: str) -> ClassFrequency:
         np.bincount(unique[:, 1], minlength=num_classes),
         len(np.unique(unique[:, 0])),
         np.bincount(array[:, 1], minlength=num_classes),
-        classes,
+        tuple(str(category.get("name", category["id"])) for category in categories),
         path,
     )
 

@@ -92,7 +92,7 @@ class FastAnnotations:
         """The annotations of an image, see ``BaseDataset.get_data_info``."""
         if not self._is_packed:
             return super().get_data_info(idx)
-        idx = idx if idx >= 0 else len(self) + idx
+        idx = range(len(self))[idx]
         start = self.data_address[idx - 1] if idx > 0 else 0
         data_info = msgspec.msgpack.decode(
             memoryview(self.data_bytes[start : self.data_address[idx]])
@@ -117,7 +117,7 @@ class FastAnnotations:
         if packed is None:
             return super().get_cat_ids(idx)
         labels, ends = packed
-        idx = idx if idx >= 0 else len(self) + idx
+        idx = range(len(self))[idx]
         return labels[ends[idx - 1] if idx > 0 else 0 : ends[idx]].tolist()
 
     def get_subset_(self, indices: Sequence[int] | int) -> None:
@@ -135,23 +135,24 @@ class FastAnnotations:
         """All images as Python objects, before they are filtered."""
         with garbage_collection_paused(), self._local_annotation_file() as path:
             annotations = self._read(path)
+            self._map_categories(annotations)
             return list(self._data_infos(annotations, np.arange(len(annotations.images))))
 
     # ---- parsing ---------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _local_annotation_file(self) -> Iterator[str]:
-        if "://" not in self.ann_file and not os.path.isfile(self.ann_file):
-            raise FileNotFoundError(
-                f"ann_file={self.ann_file!r} does not exist (working directory: {os.getcwd()})"
-            )
         with fileio.get_local_path(self.ann_file, backend_args=self.backend_args) as path:
+            if not os.path.isfile(path):
+                raise FileNotFoundError(
+                    f"ann_file={self.ann_file!r} does not exist (working directory: {os.getcwd()})"
+                )
             yield str(path)
 
     def _cache_key(self, path: str) -> dict[str, Any]:
         """All that decides the items."""
         return {
-            "ann_file": os.path.abspath(path) if path == self.ann_file else self.ann_file,
+            "ann_file": os.path.abspath(path) if path == str(self.ann_file) else str(self.ann_file),
             "content": file_digest(path),
             "dataset": f"{type(self).__module__}.{type(self).__qualname__}",
             "mmdet": mmdet.__version__,
@@ -196,16 +197,20 @@ class FastAnnotations:
         self.cat_ids = CategoryIds(ids)
         self.cat2label = {category_id: label for label, category_id in enumerate(ids)}
 
-    def _choose(self, annotations: AnnotationFile) -> np.ndarray:
-        """(M,) indices of the images that ``filter_cfg`` and ``indices`` leave."""
+    def _map_categories(self, annotations: AnnotationFile) -> None:
+        """Set ``cat_img_map``, for ``filter_data``: for each category id those of its images."""
         known = (annotations.image_of >= 0) & (annotations.category_of >= 0)
         pairs = np.stack([annotations.category_of[known], annotations.image_of[known]])
         category_of, image_of = pairs[:, np.argsort(pairs[0], kind="stable")]
         image_ids = np.array([image["id"] for image in annotations.images], np.int64)[image_of]
         starts = np.searchsorted(category_of, np.arange(1, len(self.cat_ids)))
-        self.cat_img_map = dict(
-            zip(self.cat_ids, map(np.ndarray.tolist, np.split(image_ids, starts)), strict=True)
+        self.cat_img_map = dict(  # split gives a part even if there is no category
+            zip(self.cat_ids, map(np.ndarray.tolist, np.split(image_ids, starts)), strict=False)
         )
+
+    def _choose(self, annotations: AnnotationFile) -> np.ndarray:
+        """(M,) indices of the images that ``filter_cfg`` and ``indices`` leave."""
+        self._map_categories(annotations)
         self.data_list = [
             {"img_id": image["id"], "height": image["height"], "width": image["width"], "index": i}
             for i, image in enumerate(annotations.images)

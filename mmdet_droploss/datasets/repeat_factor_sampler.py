@@ -33,7 +33,7 @@ def repeat_factors(labels: np.ndarray, ends: np.ndarray, threshold: float) -> np
     image_of = np.repeat(np.arange(num_images), counts)
     pairs = np.unique(image_of * max(num_classes, 1) + labels)  # each category once an image
     image_count = np.bincount(pairs % max(num_classes, 1), minlength=num_classes)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # labels that do not occur
         of_category = np.maximum(1, np.sqrt(threshold * num_images / image_count))
     factors = np.ones(num_images)
     np.maximum.at(factors, image_of, of_category[labels])
@@ -79,6 +79,7 @@ class RepeatFactorSampler(Sampler[int]):
             raise ValueError(f"threshold must lie in [0, 1], but it is {threshold!r}")
         if len(dataset) == 0:
             raise ValueError("RepeatFactorSampler: the data set is empty")
+        self.dataset = dataset  # for AspectRatioBatchSampler
         self.rank, self.world_size = get_dist_info()
         self.factors = repeat_factors(*_labels_by_image(dataset), threshold)
         self.infinite = infinite

@@ -178,20 +178,22 @@ class FastLVISMetric(BaseMetric):
         Returns:
             The metrics, in every process.
         """
-        for part in self._parts.values():
-            part.flush()
         # What BaseMetric gathers from the processes: one state each, in the place of all results.
-        self.results = [
-            {
-                "matched": self._matched,
-                "pending": self._pending,
-                "evaluators": {key: value.to_bytes() for key, value in self._evaluators.items()},
-                "part_sizes": {key: part.size for key, part in self._parts.items()},
-            }
-        ]
+        self.results = [self._state()]
         metrics = super().evaluate(get_world_size())
         self._start()
         return metrics
+
+    def _state(self) -> dict:
+        """What this process has matched, for the first process to combine."""
+        for part in self._parts.values():
+            part.flush()
+        return {
+            "matched": self._matched,
+            "pending": self._pending,
+            "evaluators": {key: value.to_bytes() for key, value in self._evaluators.items()},
+            "part_sizes": {key: part.size for key, part in self._parts.items()},
+        }
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Accumulate; called in the first process only.

@@ -263,12 +263,15 @@ def broken(change):
     [
         ("", "not valid JSON"),
         ('{"annotations": [', "not valid JSON, perhaps truncated"),
-        ([1, 2], "not of a known format"),
+        ([1, 2], "not an LVIS or COCO annotation file"),
         ({"images": []}, r"not of a known format.*\['images'\]"),
         (broken(lambda c: c["categories"].clear()), "category|categories"),
         (broken(lambda c: c["categories"].append({"id": 7})), "the same id"),
         (broken(lambda c: c["categories"].append({"name": "x"})), "lacks.*'id'"),
-        (broken(lambda c: c["annotations"].append({"image_id": 1})), "lacks.*'category_id'"),
+        (
+            broken(lambda c: c["annotations"].append({"image_id": 1})),
+            "missing required field `category_id`",
+        ),
         (
             broken(lambda c: c["annotations"].append({"image_id": 1, "category_id": 99})),
             "does not know 99",

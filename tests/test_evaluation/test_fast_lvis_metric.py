@@ -477,27 +477,29 @@ def test_evaluating_twice_starts_anew(tmp_path):
 # ---------------------------------------------------------------- several processes
 
 
-def _evaluate_worker(rank, rendezvous, folder, samples):
+def _evaluate_worker(rank, rendezvous, folder, samples, idle_rank):
     os.chdir(folder)  # MMEngine leaves a folder .dist_test where it gathers results
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     metric = FastLVISMetric(f"{folder}/val.json", outfile_prefix=f"{folder}/run")
     # As DefaultSampler deals them out: in turn, the last one filled up from the start.
     dealt = samples + samples[: len(samples) % 2]
-    got = run(metric, dealt[rank::2], size=len(samples))
+    mine = dealt[rank::2] if idle_rank is None else [] if rank == idle_rank else samples
+    got = run(metric, mine, size=len(samples))
     with open(f"{folder}/{rank}.json", "w") as file:
         json.dump(got, file)
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("num_images", [7, 8, 1])
-def test_two_processes_give_the_numbers_of_one(tmp_path, num_images):
-    """Also where one image fills up the last batch, and where both processes have the same one."""
+@pytest.mark.parametrize("num_images, idle_rank", [(7, None), (8, None), (1, None), (4, 0), (4, 1)])
+def test_two_processes_give_the_numbers_of_one(tmp_path, num_images, idle_rank):
+    """Also where one image fills up the last batch, where both processes have the same one, and
+    where one has none."""
     truth, detections = random_data(50, num_images=num_images)
     samples = data_samples(detections)
     expected = run(FastLVISMetric(write(tmp_path, truth)), samples)
     mp.spawn(
         _evaluate_worker,
-        args=(str(tmp_path / "rendezvous"), str(tmp_path), samples),
+        args=(str(tmp_path / "rendezvous"), str(tmp_path), samples, idle_rank),
         nprocs=2,
     )
     for rank in range(2):
@@ -581,6 +583,18 @@ def test_annotations_of_unknown_categories_and_images_do_not_count(tmp_path):
         {**first, "id": 10_002, "image_id": 999},
     ]
     assert run(FastLVISMetric(write(tmp_path, truth)), samples) == expected
+
+
+def test_images_that_two_processes_tested_are_an_error(tmp_path):
+    """A sampler that deals images out twice would make numbers that look right."""
+    truth, detections = random_data(56)
+    samples = data_samples(detections)
+    metrics = [FastLVISMetric(write(tmp_path, truth)) for _ in range(2)]
+    for metric in metrics:
+        metric.process({}, samples)
+    states = [metric._state() for metric in metrics]
+    with pytest.raises(ValueError, match="7 images were tested by two processes.*DefaultSampler"):
+        metrics[0].compute_metrics(states)
 
 
 # ---------------------------------------------------------------- bad input

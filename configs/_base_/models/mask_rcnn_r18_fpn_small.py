@@ -26,8 +26,8 @@ model = dict(
         bbox_roi_extractor=dict(
             roi_layer=dict(sampling_ratio=1), out_channels=64, featmap_strides=[4, 8, 16]
         ),
-        # Boxes and masks are class-agnostic: from scratch, a category with one image could not learn
-        # its own, and the losses are to be compared by what the classifier learns.
+        # Boxes and masks are class-agnostic: a category with one image cannot learn its own from
+        # scratch, and it is by the classifier that the losses are to be compared.
         bbox_head=dict(in_channels=64, fc_out_channels=256, reg_class_agnostic=True),
         mask_roi_extractor=dict(
             roi_layer=dict(sampling_ratio=1), out_channels=64, featmap_strides=[4, 8, 16]

@@ -1,6 +1,6 @@
 # Mini-LVIS's schedule: 8 images an iteration (2 processes x 4), some minutes on two CPU cores.
-# AdamW, for so short a training starts from scratch: of a rare category's few images hardly anything
-# arrives in the weights by SGD.
+# AdamW, for so short a training from scratch: with SGD hardly anything of a rare category's few
+# images arrives in the weights.
 _base_ = "./schedule_90k.py"
 max_iters = 800
 train_cfg = dict(max_iters=max_iters, val_interval=400)
