@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -24,6 +25,8 @@ import numpy as np
 import platformdirs
 import xxhash
 from mmengine.logging import print_log
+
+from ..utils import current_umask
 
 #: Part of every key. Raise it whenever the same key would give other bytes.
 FORMAT = 1
@@ -89,11 +92,18 @@ def load_or_pack(key: dict[str, Any], parse: Callable[[], Parsed]) -> PackedAnno
     packed = _open(folder, key)
     if packed is not None:
         return packed
+    # Not told yet: another process may be replacing what was found damaged.
     try:
         root.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
             packed = _open(folder, key)  # made by another process meanwhile?
             if packed is None:
+                if folder.exists():
+                    print_log(
+                        f"{folder} in the annotation cache is damaged; it is made anew",
+                        logger="current",
+                        level=logging.WARNING,
+                    )
                 _write(folder, key, parse)
                 packed = _open(folder, key)
     except (OSError, NotImplementedError) as error:  # the latter: no file locks (filelock < 3.21)
@@ -101,7 +111,7 @@ def load_or_pack(key: dict[str, Any], parse: Callable[[], Parsed]) -> PackedAnno
             f"the annotation cache {root} cannot be written ({error}), so every process keeps the "
             f"annotations in its own memory; {CACHE_VARIABLE} names another folder",
             logger="current",
-            level=30,
+            level=logging.WARNING,
         )
     return pack(parse()) if packed is None else packed
 
@@ -174,6 +184,7 @@ def _write(folder: Path, key: dict, parse: Callable[[], Parsed]) -> None:
         shutil.rmtree(left, ignore_errors=True)
     beside = Path(tempfile.mkdtemp(prefix=f"{folder.name}.tmp-", dir=folder.parent))
     try:
+        beside.chmod(0o777 & ~current_umask())  # mkdtemp makes it private, others may share it
         with open(beside / _RECORDS, "wb") as file:
             arrays = _pack_into(file, parse())
         for name, array in zip(_ARRAYS, arrays, strict=True):
@@ -203,9 +214,6 @@ def _open(folder: Path, key: dict) -> PackedAnnotations | None:
             records = np.memmap(folder / _RECORDS, mode="r") if size else np.empty(0, np.uint8)
             arrays = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS)
             return PackedAnnotations(records, *arrays)
-    print_log(
-        f"{folder} in the annotation cache is damaged; it is made anew", logger="current", level=30
-    )
     return None
 
 

@@ -160,16 +160,16 @@ def _decode_ids(raw: list[msgspec.Raw], file: str) -> np.ndarray:
     for index, text in enumerate(raw):
         try:
             entry = decode(text)
-        except msgspec.DecodeError as error:
+            ids[index] = entry.id, entry.image_id, entry.category_id, bool(entry.iscrowd)
+        except (msgspec.DecodeError, OverflowError) as error:
             raise ValueError(f"ann_file={file!r}: annotations[{index}]: {error}") from None
-        ids[index] = entry.id, entry.image_id, entry.category_id, bool(entry.iscrowd)
     return ids
 
 
 def _ids_of(entries: list[dict[str, Any]], name: str, file: str) -> np.ndarray:
     """(n,) int64, unique ids of the images or categories."""
     for index, entry in enumerate(entries):
-        if type(entry.get("id")) is not int:
+        if type(entry.get("id")) is not int or abs(entry["id"]) >= 2**63:
             raise ValueError(
                 f"ann_file={file!r}: {name}[{index}] must have a whole number as id, but it has "
                 f"{entry.get('id')!r}"

@@ -188,6 +188,8 @@ class FastAnnotations:
                     logger="current",
                     level=logging.WARNING,
                 )
+        if "img" not in self.data_prefix:
+            raise ValueError(f"data_prefix must have an 'img', but it is {self.data_prefix!r}")
         for image in annotations.images:
             _require(image, ("height", "width", self.FILE_NAME_KEY), self.ann_file)
         self._set_categories([category["id"] for category in annotations.categories])
@@ -227,19 +229,20 @@ class FastAnnotations:
             raw_img_info = {**image, "img_id": image["id"], "file_name": self._file_name(image)}
             raw_ann_info = annotations.annotations_of(index)
             try:
-                yield self.parse_data_info(
+                data_info = self.parse_data_info(
                     {"raw_img_info": raw_img_info, "raw_ann_info": raw_ann_info}
                 )
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(
-                    f"ann_file={self.ann_file!r}: an annotation of image id {image['id']} is not "
-                    f"in LVIS's format: {type(error).__name__} {error}"
-                ) from None
+                    f"ann_file={self.ann_file!r}: image id {image['id']} or an annotation of it "
+                    f"cannot be parsed: {type(error).__name__} {error}"
+                ) from error
+            yield data_info
 
 
 def _require(image: dict, keys: tuple[str, ...], ann_file: str) -> None:
     for key in keys:
-        if key not in image:
+        if image.get(key) is None:
             raise ValueError(
                 f"ann_file={ann_file!r}: image id {image['id']} has no {key!r} (images of LVIS v1 "
                 f"have a coco_url, those of LVIS v0.5 and COCO a file_name)"

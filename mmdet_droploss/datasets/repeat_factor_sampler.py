@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sized
 import numpy as np
 from mmengine.dist import get_dist_info, sync_random_seed
 from mmengine.registry import DATA_SAMPLERS
-from torch.utils.data import Sampler
+from torch.utils.data import ConcatDataset, Sampler
 
 
 def repeat_factors(labels: np.ndarray, ends: np.ndarray, threshold: float) -> np.ndarray:
@@ -63,6 +63,7 @@ class RepeatFactorSampler(Sampler[int]):
 
     Raises:
         ValueError: If ``threshold`` is not in [0, 1] or the data set is empty.
+        TypeError: If the data set does not tell its labels.
     """
 
     def __init__(
@@ -121,8 +122,20 @@ class RepeatFactorSampler(Sampler[int]):
 
 
 def _labels_by_image(dataset: Sized) -> tuple[np.ndarray, np.ndarray]:
+    """The labels of all images, one after another, and where those of each image end."""
     packed = dataset.labels_by_image() if hasattr(dataset, "labels_by_image") else None
     if packed is not None:
         return packed
-    labels = [np.asarray(dataset.get_cat_ids(index), np.int64) for index in range(len(dataset))]
-    return np.concatenate(labels), np.cumsum([len(of_image) for of_image in labels])
+    if isinstance(dataset, ConcatDataset):
+        labels, ends = zip(*map(_labels_by_image, dataset.datasets), strict=True)
+        starts = np.cumsum([0, *map(len, labels)])
+        return np.concatenate(labels), np.concatenate(
+            [start + end for start, end in zip(starts, ends, strict=False)]
+        )
+    if not hasattr(dataset, "get_cat_ids"):
+        raise TypeError(
+            f"RepeatFactorSampler needs the labels of each image, but a {type(dataset).__name__} "
+            f"has no get_cat_ids"
+        )
+    of_images = [np.asarray(dataset.get_cat_ids(index), np.int64) for index in range(len(dataset))]
+    return np.concatenate(of_images), np.cumsum([len(labels) for labels in of_images])

@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.action == "clear":
             remove_entry(entry)
     total = human(sum(entry.size for entry in chosen))
-    verb = "removed" if args.action == "clear" else "in"
+    verb = "removed from" if args.action == "clear" else "in"
     print(f"{len(chosen)} entries, {total}, {verb} {cache_root()}")
     return 0
 
