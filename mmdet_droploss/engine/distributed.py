@@ -1,13 +1,13 @@
-"""Distributed training where there is no GPU: the same launcher, gloo in place of NCCL."""
+"""What launchers tell their processes, and distributed training where there is no GPU."""
 
 from __future__ import annotations
 
 import os
+import subprocess
 
 import torch
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODEL_WRAPPERS
-from torch import distributed as dist
 from torch import nn
 
 
@@ -28,34 +28,69 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
         super().__init__(module=module, **kwargs)
 
 
-def init_cpu_process_group(launcher: str) -> None:
-    """Join the processes of a launcher over gloo.
+#: What a launcher tells a process: variables of its rank, the number of processes, and its rank on
+#: its own machine. Of MPI, those of Open MPI and those of MPICH and Intel MPI.
+_VARIABLES = {
+    "pytorch": [("RANK", "WORLD_SIZE", "LOCAL_RANK")],
+    "slurm": [("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")],
+    "mpi": [
+        ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+        ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
+    ],
+}
+_STARTED_BY = {
+    "pytorch": "torchrun (tools/dist_train.sh)",
+    "slurm": "srun (tools/slurm_train.sh)",
+    "mpi": "mpirun",
+}
 
-    MMEngine's own ``init_dist`` selects a CUDA device whatever the backend. It leaves a process
-    group alone that is there already, so this one is made first.
+
+def join_launcher(launcher: str) -> None:
+    """Tell torch what the launcher tells this process, in torchrun's environment variables.
+
+    ``MASTER_ADDR`` and ``MASTER_PORT`` are taken as they are if they are set. Otherwise the address
+    is Slurm's first machine, or this one if MPI started all processes here; the port is derived
+    from Slurm's job and step, so that two jobs on a machine don't meet, and 29500 with MPI.
 
     Args:
-        launcher: ``'pytorch'``, the launcher whose environment variables are used.
+        launcher: ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
 
     Raises:
-        ValueError: If the launcher is another.
-        RuntimeError: If the launcher's environment variables are missing.
+        RuntimeError: If the process was not started by that launcher, or an address is needed.
     """
-    if launcher != "pytorch":
-        raise ValueError(
-            f"without a GPU, --launcher must be 'none' or 'pytorch', but it is {launcher!r}"
-        )
-    missing = [
-        name
-        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-        if name not in os.environ
-    ]
-    if missing:
+    for names in _VARIABLES[launcher]:
+        if all(name in os.environ for name in names):
+            break
+    else:
         raise RuntimeError(
-            f"--launcher pytorch needs to be started by torchrun, which sets "
-            f"{', '.join(missing)}; use tools/dist_train.sh, or --launcher none"
+            f"--launcher {launcher} needs to be started by {_STARTED_BY[launcher]}, which sets "
+            f"{', '.join(_VARIABLES[launcher][0])}; for one process use --launcher none"
         )
-    dist.init_process_group("gloo")
+    for name, source in zip(("RANK", "WORLD_SIZE", "LOCAL_RANK"), names, strict=True):
+        os.environ[name] = os.environ[source]
+    if "MASTER_ADDR" not in os.environ:
+        os.environ["MASTER_ADDR"] = _master_address(launcher)
+    if "MASTER_PORT" not in os.environ:
+        job, step = (int(os.environ.get(f"SLURM_{name}_ID", 0)) for name in ("JOB", "STEP"))
+        port = 20000 + (job * 10 + step) % 20000 if launcher == "slurm" else 29500
+        os.environ["MASTER_PORT"] = str(port)
+
+
+def _master_address(launcher: str) -> str:
+    """The machine of the first process."""
+    if launcher == "slurm":
+        nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ["SLURM_NODELIST"]
+        command = ["scontrol", "show", "hostnames", nodes]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
+    on_this_machine = os.environ.get(
+        "OMPI_COMM_WORLD_LOCAL_SIZE", os.environ.get("MPI_LOCALNRANKS")
+    )
+    if launcher == "mpi" and on_this_machine == os.environ["WORLD_SIZE"]:
+        return "127.0.0.1"
+    raise RuntimeError(
+        f"--launcher {launcher} on several machines needs MASTER_ADDR, the address of the first: "
+        f"with Open MPI, mpirun -x MASTER_ADDR=..."
+    )
 
 
 def check_gpu_count() -> None:

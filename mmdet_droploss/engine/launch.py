@@ -11,9 +11,10 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.utils import digit_version
+from torch import distributed as dist
 
 from ..datasets import BUNDLED
-from .distributed import check_gpu_count, init_cpu_process_group
+from .distributed import check_gpu_count, join_launcher
 
 
 def prepare_run(cfg: Config, launcher: str) -> None:
@@ -32,10 +33,13 @@ def prepare_run(cfg: Config, launcher: str) -> None:
         _check_evaluator(name, cfg.get(name))
     if launcher == "none":
         return
+    join_launcher(launcher)
     if torch.cuda.is_available():
         check_gpu_count()
         return
-    init_cpu_process_group(launcher)
+    # MMEngine's own init_dist selects a CUDA device whatever the backend. It leaves a process group
+    # alone that is there already, so this one is made first.
+    dist.init_process_group("gloo")
     wrapper = cfg.get("model_wrapper_cfg") or {}
     cfg.model_wrapper_cfg = {
         "find_unused_parameters": cfg.get("find_unused_parameters", False),

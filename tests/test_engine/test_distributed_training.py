@@ -8,12 +8,12 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from small_run import CONFIG, command, environment, options
 
 from mmdet_droploss.evaluation import METRIC_KEYS
 
@@ -21,54 +21,6 @@ pytestmark = pytest.mark.skipif(
     torch.cuda.is_available() or not Path("/proc/self/stat").exists(),
     reason="about machines without GPU (with GPUs the scripts use them), on Linux",
 )
-
-ROOT = Path(__file__).resolve().parents[2]
-CONFIG = ROOT / "configs" / "mini_lvis" / "mask_rcnn_r18_fpn_mini_lvis.py"
-
-
-def options(data, iterations):
-    """The mini config on the tiny data set, with a still smaller model."""
-    annotations = f"{data}/annotations"
-    classes = f"{annotations}/classes.txt"
-    head = "model.roi_head.bbox_head"
-    settings = {
-        f"{head}.num_classes": 9,
-        f"{head}.fc_out_channels": 32,
-        f"{head}.loss_cls.num_classes": 9,
-        f"{head}.loss_cls.class_freq": f"{annotations}/lvis_v1_train.json",
-        f"{head}.loss_cls.sync_statistics": True,
-        "model.roi_head.mask_head.num_classes": 9,
-        "model.roi_head.mask_head.num_convs": 1,
-        "model.test_cfg.rcnn.score_thr": 0.0,
-        "val_evaluator.ann_file": f"{annotations}/lvis_v1_val.json",
-        "test_evaluator.ann_file": f"{annotations}/lvis_v1_val.json",
-        "train_cfg.max_iters": iterations,
-        "train_cfg.val_interval": 1000,
-        "default_hooks.checkpoint.interval": 2,
-        "default_hooks.checkpoint.max_keep_ckpts": -1,
-        "default_hooks.logger.interval": 1,
-        "train_dataloader.batch_size": 1,
-    }
-    for name in ("train", "val", "test"):
-        settings |= {
-            f"{name}_dataloader.dataset.data_root": f"{data}/",
-            f"{name}_dataloader.dataset.metainfo.classes": classes,
-            f"{name}_dataloader.num_workers": 0,
-            f"{name}_dataloader.persistent_workers": False,
-        }
-    return ["--cfg-options", *(f"{key}={value}" for key, value in settings.items())]
-
-
-def environment():
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    env["PATH"] = os.path.dirname(sys.executable) + os.pathsep + env["PATH"]
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "PORT"):
-        env.pop(name, None)
-    return env
-
-
-def command(script, *arguments):
-    return ["bash", str(ROOT / "tools" / script), *map(str, arguments)]
 
 
 def steps_in(log):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from mmengine.config import Config
 from mmengine.utils import digit_version
 
 from mmdet_droploss.engine import forget_missing_class_freq, prepare_run
+from mmdet_droploss.engine.distributed import join_launcher
 
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without GPU")
 
@@ -38,10 +40,54 @@ def test_other_metrics_pass(evaluator):
     assert cfg.get("model_wrapper_cfg") is None
 
 
-@needs_no_gpu
-@pytest.mark.parametrize("launcher", ["slurm", "mpi"])
-def test_other_launchers_need_a_gpu(launcher):
-    with pytest.raises(ValueError, match=f"--launcher must be 'none' or 'pytorch'.*{launcher!r}"):
+VARIABLES = {
+    "slurm": dict(SLURM_PROCID="3", SLURM_NTASKS="4", SLURM_LOCALID="1"),
+    "mpi": dict(OMPI_COMM_WORLD_RANK="3", OMPI_COMM_WORLD_SIZE="4", OMPI_COMM_WORLD_LOCAL_RANK="1"),
+    "mpi of Intel": dict(PMI_RANK="3", PMI_SIZE="4", MPI_LOCALRANKID="1"),
+}
+
+
+@pytest.fixture()
+def no_launcher(monkeypatch):
+    """As in a process that no launcher has started, and restored after the test."""
+    names = {name for variables in VARIABLES.values() for name in variables}
+    names |= {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
+    names |= {"SLURM_JOB_ID", "SLURM_STEP_ID", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"}
+    for name in names:
+        monkeypatch.setenv(name, "")  # so that monkeypatch restores what join_launcher sets
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("kind", VARIABLES)
+def test_what_a_launcher_says_is_passed_on(monkeypatch, no_launcher, kind):
+    for name, value in {**VARIABLES[kind], "MASTER_ADDR": "10.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    join_launcher(kind.split()[0])
+    found = [os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")]
+    assert found == ["3", "4", "1", "10.0.0.1"]
+    assert os.environ["MASTER_PORT"] == ("20770" if kind == "slurm" else "29500")
+
+
+def test_mpi_on_one_machine_needs_no_address(monkeypatch, no_launcher):
+    for name, value in VARIABLES["mpi"].items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "4")
+    join_launcher("mpi")
+    assert os.environ["MASTER_ADDR"] == "127.0.0.1"
+
+
+def test_mpi_on_several_machines_needs_an_address(monkeypatch, no_launcher):
+    for name, value in VARIABLES["mpi"].items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "2")
+    with pytest.raises(RuntimeError, match="several machines needs MASTER_ADDR.*mpirun -x"):
+        join_launcher("mpi")
+
+
+@pytest.mark.parametrize("launcher, program", [("slurm", "srun"), ("mpi", "mpirun")])
+def test_a_process_that_the_launcher_did_not_start(no_launcher, launcher, program):
+    with pytest.raises(RuntimeError, match=f"--launcher {launcher} needs.*{program}.*none"):
         prepare_run(config(), launcher)
 
 

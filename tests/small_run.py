@@ -1,0 +1,84 @@
+"""Trainings of seconds on the tiny data set, as the tests of launchers start them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = ROOT / "configs" / "mini_lvis" / "mask_rcnn_r18_fpn_mini_lvis.py"
+
+
+def options(data, iterations):
+    """The mini config on the tiny data set, with a still smaller model."""
+    annotations = f"{data}/annotations"
+    classes = f"{annotations}/classes.txt"
+    head = "model.roi_head.bbox_head"
+    settings = {
+        f"{head}.num_classes": 9,
+        f"{head}.fc_out_channels": 32,
+        f"{head}.loss_cls.num_classes": 9,
+        f"{head}.loss_cls.class_freq": f"{annotations}/lvis_v1_train.json",
+        f"{head}.loss_cls.sync_statistics": True,
+        "model.roi_head.mask_head.num_classes": 9,
+        "model.roi_head.mask_head.num_convs": 1,
+        "model.test_cfg.rcnn.score_thr": 0.0,
+        "val_evaluator.ann_file": f"{annotations}/lvis_v1_val.json",
+        "test_evaluator.ann_file": f"{annotations}/lvis_v1_val.json",
+        "train_cfg.max_iters": iterations,
+        "train_cfg.val_interval": 1000,
+        "default_hooks.checkpoint.interval": 2,
+        "default_hooks.checkpoint.max_keep_ckpts": -1,
+        "default_hooks.logger.interval": 1,
+        "train_dataloader.batch_size": 1,
+    }
+    for name in ("train", "val", "test"):
+        settings |= {
+            f"{name}_dataloader.dataset.data_root": f"{data}/",
+            f"{name}_dataloader.dataset.metainfo.classes": classes,
+            f"{name}_dataloader.num_workers": 0,
+            f"{name}_dataloader.persistent_workers": False,
+        }
+    return ["--cfg-options", *(f"{key}={value}" for key, value in settings.items())]
+
+
+def environment():
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    env["PATH"] = os.path.dirname(sys.executable) + os.pathsep + env["PATH"]
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "PORT"):
+        env.pop(name, None)
+    return env
+
+
+def command(script, *arguments):
+    return ["bash", str(ROOT / "tools" / script), *map(str, arguments)]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def install(packages: list[str], program: str) -> None:
+    """Debian packages that a launcher needs; skips where they may not be installed."""
+    if shutil.which(program):
+        return
+    if not os.environ.get("CI"):
+        pytest.skip(f"{program} is not installed (apt-get install {' '.join(packages)})")
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        pytest.skip(f"{program} is not installed, and packages cannot be installed here")
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for command in (
+        ["apt-get", "update", "-qq"],
+        ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages],
+    ):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"{' '.join(command[:2])} failed: {done.stderr[-300:]}")

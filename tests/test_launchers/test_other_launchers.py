@@ -1,0 +1,101 @@
+"""mpirun, plain torchrun, and two machines: as two agents that meet over the loopback device."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from small_run import CONFIG, ROOT, command, environment, free_port, install, options
+
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="about machines without GPU; with GPUs NCCL is used"
+)
+
+
+def run(arguments, folder, **settings):
+    return subprocess.run(
+        [str(argument) for argument in arguments],
+        cwd=folder,
+        env={**environment(), **settings},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_mpirun(mini_lvis_dir, tmp_path):
+    install(["openmpi-bin"], "mpirun")
+    work_dir = tmp_path / "work"
+    done = run(
+        [
+            *("mpirun", "--allow-run-as-root", "--oversubscribe", "-n", 2),
+            *(sys.executable, ROOT / "tools" / "train.py", CONFIG),
+            *("--launcher", "mpi", "--work-dir", work_dir),
+            *options(mini_lvis_dir, 2),
+        ],
+        tmp_path,
+        MASTER_PORT=str(free_port()),
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "GPU number: 2" in done.stdout and (work_dir / "iter_2.pth").exists()
+
+
+def test_plain_torchrun(mini_lvis_dir, tmp_path):
+    work_dir = tmp_path / "work"
+    done = run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2),
+            *(ROOT / "tools" / "train.py", CONFIG, "--launcher", "pytorch"),
+            *("--work-dir", work_dir, *options(mini_lvis_dir, 2)),
+        ],
+        tmp_path,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "GPU number: 2" in done.stdout and (work_dir / "iter_2.pth").exists()
+
+
+@pytest.mark.parametrize("rendezvous", ["static", "elastic"])
+def test_two_machines(mini_lvis_dir, tmp_path, rendezvous):
+    port = str(free_port())
+    settings = dict(NNODES="2", MASTER_ADDR="127.0.0.1", PORT=port)
+    if rendezvous == "elastic":
+        settings = dict(NNODES="2", RDZV_ENDPOINT=f"127.0.0.1:{port}", RDZV_ID="test")
+    agents, logs = [], []
+    try:
+        for rank in range(2):
+            logs.append(tmp_path / f"agent{rank}.log")
+            with logs[-1].open("w") as log:
+                agents.append(
+                    subprocess.Popen(
+                        [
+                            *command("dist_train.sh", CONFIG, 1, "--work-dir", tmp_path / "work"),
+                            *options(mini_lvis_dir, 2),
+                        ],
+                        cwd=tmp_path,
+                        env={**environment(), **settings, "NODE_RANK": str(rank)},
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                    )
+                )
+        codes = [agent.wait(300) for agent in agents]
+    finally:
+        for agent in agents:
+            agent.kill()
+    texts = [log.read_text() for log in logs]
+    assert codes == [0, 0], "\n".join(text[-3000:] for text in texts)
+    assert "GPU number: 2" in "".join(texts) and (tmp_path / "work" / "iter_2.pth").exists()
+
+
+@pytest.mark.parametrize("launcher, started_by", [("slurm", "srun"), ("mpi", "mpirun")])
+def test_a_launcher_that_did_not_start_the_process(tmp_path, launcher, started_by):
+    done = run(
+        [
+            *(sys.executable, ROOT / "tools" / "train.py", CONFIG, "--launcher", launcher),
+            *("--work-dir", tmp_path),
+        ],
+        tmp_path,
+    )
+    assert done.returncode != 0
+    assert f"--launcher {launcher} needs to be started by {started_by}" in done.stderr
