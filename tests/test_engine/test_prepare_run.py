@@ -95,7 +95,7 @@ def test_a_process_that_the_launcher_did_not_start(no_launcher, launcher, progra
 def test_the_launchers_variables_are_missed(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(RuntimeError, match="torchrun.*RANK, WORLD_SIZE.*dist_train.sh"):
+    with pytest.raises(RuntimeError, match="torchrun.*dist_train.sh.*RANK, WORLD_SIZE"):
         prepare_run(config(), "pytorch")
 
 
@@ -117,10 +117,12 @@ def test_cpu_processes_get_gloo_and_a_wrapper_that_works(monkeypatch):
 
 
 @pytest.mark.parametrize("gpus, rank", [(1, 1), (2, 5), (0, 0)])
-def test_more_processes_than_gpus_are_refused(monkeypatch, gpus, rank):
+def test_more_processes_than_gpus_are_refused(monkeypatch, no_launcher, gpus, rank):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    set_by_torchrun = dict(RANK="7", WORLD_SIZE="8", LOCAL_RANK=str(rank), MASTER_ADDR="10.0.0.1")
+    for name, value in set_by_torchrun.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(RuntimeError, match=f"process {rank} .*no GPU.*there are {gpus}"):
         prepare_run(config(), "pytorch")
 
