@@ -214,7 +214,7 @@ def test_example_for_an_own_data_set_builds(tmp_path, monkeypatch, mmdet_scope):
     assert train.get_data_info(0)["img_path"] == "data/mine/images/0.jpg"
 
     metric = METRICS.build(cfg.test_evaluator)
-    groups = [category["frequency"] for category in metric.ground_truth["categories"]]
+    groups = [category["frequency"] for category in metric.ground_truth.categories]
     assert groups == ["f", "c", "r"], "from the training set, not from the validation set"
     assert code in (DOCS / "own_dataset.md").read_text(encoding="utf-8")
 

@@ -19,10 +19,12 @@ from pycocotools import mask as mask_utils
 
 from mmdet_droploss.evaluation.fast_lvis_metric import (
     METRIC_KEYS,
+    accumulate,
     category_ap,
-    evaluate,
-    load_ground_truth,
+    match,
+    new_evaluator,
 )
+from mmdet_droploss.evaluation.ground_truth import GroundTruth
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "analysis_tools" / "compare_runs.py"
 SIZE = 64
@@ -114,17 +116,20 @@ def detections(truth: dict, found: dict[str, float], seed: int) -> dict[str, lis
 
 def make_run(folder: Path, dataset: Path, found: dict[str, float], seed: int) -> dict[str, float]:
     """Write what a training and its test leave in a work dir; returns the metrics."""
-    truth = load_ground_truth(str(dataset / "annotations" / "val.json"))
+    truth = GroundTruth(str(dataset / "annotations" / "val.json"))
     metrics: dict[str, float] = {}
-    rows = [dict(name=c["name"]) for c in truth["categories"]]
+    rows = [dict(name=c["name"]) for c in truth.categories]
     folder.mkdir(parents=True)
-    for iou_type, results in detections(truth, found, seed).items():
+    for iou_type, results in detections(truth.content(), found, seed).items():
         (folder / f"val.{iou_type}.json").write_bytes(orjson.dumps(results))
-        evaluation = evaluate(truth, results, iou_type)
+        evaluator = new_evaluator(truth, iou_type)
+        for image_id in truth.image_ids:
+            match(evaluator, truth, image_id, [d for d in results if d["image_id"] == image_id])
+        evaluation = accumulate(evaluator)
         evaluation.summary_lines()
         numbers = evaluation.get_results()
         metrics |= {f"{iou_type}_{key}": numbers[key] for key in METRIC_KEYS}
-        for row, ap in zip(rows, category_ap(evaluation), strict=True):
+        for row, ap in zip(rows, category_ap(evaluation, truth.category_ids), strict=True):
             row[f"{iou_type}_AP"] = None if np.isnan(ap) else float(ap)
     content = dict(metrics=metrics, per_category=rows)
     (folder / "val.metrics.json").write_bytes(orjson.dumps(content))
