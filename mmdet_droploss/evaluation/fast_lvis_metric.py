@@ -18,7 +18,7 @@ from terminaltables import AsciiTable
 
 from ..utils import write_atomically
 from .ground_truth import GroundTruth
-from .results_file import ResultsPart, join_parts, to_lvis_results
+from .results_file import ResultsPart, join_parts, select, to_lvis_results
 
 #: LVIS's 13 numbers.
 METRIC_KEYS = (
@@ -28,6 +28,9 @@ METRIC_KEYS = (
 
 #: LVIS looks at this many detections an image.
 MAX_DETECTIONS = 300
+
+#: Images that are matched in one go.
+MATCHED_AT_ONCE = 16
 
 
 @METRICS.register_module()
@@ -101,9 +104,10 @@ class FastLVISMetric(BaseMetric):
     def _start(self) -> None:
         """Begin a new evaluation."""
         self._matched: set[int] = set()
-        # The image that came last. With several processes a sampler may have dealt it out twice, to
-        # fill up the last round; only in the end it is known who else has it.
-        self._pending: dict | None = None
+        # The images that came last. Some are matched at once, for hotcoco then uses several cores.
+        # The very last waits for the end: with several processes a sampler may have dealt it out
+        # twice, to fill up the last round, and only then it is known who else has it.
+        self._pending: list[dict] = []
         self._evaluators = {
             iou_type: new_evaluator(self.ground_truth, iou_type)
             for iou_type in ([] if self.format_only else self.iou_types)
@@ -138,9 +142,12 @@ class FastLVISMetric(BaseMetric):
                     masks if encoded else encode_mask_results(masks.detach().cpu().numpy())
                 )
             self._check(result)
-            if self._pending is not None:
-                self._match(self._pending)
-            self._pending = result if result["img_id"] not in self._matched else None
+            waiting = {pending["img_id"] for pending in self._pending}
+            if result["img_id"] not in self._matched and result["img_id"] not in waiting:
+                self._pending.append(result)
+            if len(self._pending) > MATCHED_AT_ONCE:
+                self._match(self._pending[:-1])
+                self._pending = self._pending[-1:]
 
     def _check(self, result: dict) -> None:
         if result["img_id"] not in self.ground_truth:
@@ -158,15 +165,24 @@ class FastLVISMetric(BaseMetric):
                 f"{labels.max()}, but ann_file={self.ann_file!r} has {num_classes} categories"
             )
 
-    def _match(self, result: dict) -> None:
-        """Match an image's detections with its annotations, and forget them."""
-        self._matched.add(result["img_id"])
-        for iou_type in self.iou_types:
-            detections = to_lvis_results(result, iou_type, self.ground_truth.category_ids)
-            if iou_type in self._parts:
-                self._parts[iou_type].write(detections)
-            if iou_type in self._evaluators:
-                match(self._evaluators[iou_type], self.ground_truth, result["img_id"], detections)
+    def _match(self, results: list[dict]) -> None:
+        """Match the detections of some images with their annotations, and forget them."""
+        category_ids = self.ground_truth.category_ids
+        images, annotations = [], []
+        detections = {iou_type: [] for iou_type in self._evaluators}
+        for result in results:
+            self._matched.add(result["img_id"])
+            for iou_type, part in self._parts.items():
+                part.write(to_lvis_results(result, iou_type, category_ids))
+            image = self.ground_truth.image(result["img_id"])
+            annotated = self.ground_truth.annotations(result["img_id"])
+            counted = select(result, detections_that_count(result, image, annotated, category_ids))
+            images.append(image)
+            annotations += annotated
+            for iou_type, of_type in detections.items():
+                of_type += to_lvis_results(counted, iou_type, category_ids)
+        for iou_type, evaluator in self._evaluators.items():
+            evaluator.update(images, annotations, detections[iou_type])
 
     def evaluate(self, size: int) -> dict[str, float]:
         """Combine what the processes have matched.
@@ -217,12 +233,14 @@ class FastLVISMetric(BaseMetric):
         metrics: dict[str, float] = {}
         per_category: dict[str, np.ndarray] = {}
         for iou_type, evaluator in self._evaluators.items():
-            for image_id in missing:
-                match(evaluator, self.ground_truth, image_id, [])
+            images = [self.ground_truth.image(image_id) for image_id in missing]
+            annotations = [a for i in missing for a in self.ground_truth.annotations(i)]
+            evaluator.update(images, annotations, [])
             evaluation = accumulate(evaluator)
             numbers = evaluation.get_results()
             metrics |= {f"{iou_type}_{key}": float(numbers[key]) for key in METRIC_KEYS}
-            per_category[iou_type] = category_ap(evaluation, self.ground_truth.category_ids)
+            if self.classwise or self.outfile_prefix is not None:
+                per_category[iou_type] = category_ap(evaluation, self.ground_truth.category_ids)
             logger.info("\n".join([f"{iou_type}:", *evaluation.summary_lines()]))
         if self.format_only:
             logger.info(f"wrote {self.outfile_prefix}.{{{','.join(self.iou_types)}}}.json")
@@ -250,10 +268,8 @@ class FastLVISMetric(BaseMetric):
             )
         for iou_type in self._evaluators:
             self._evaluators[iou_type] = merge([s["evaluators"][iou_type] for s in states])
-        for state in states:
-            pending = state["pending"]
-            if pending is not None and pending["img_id"] not in self._matched:
-                self._match(pending)
+        pending = {result["img_id"]: result for state in states for result in state["pending"]}
+        self._match([result for i, result in pending.items() if i not in self._matched])
 
     def _category_rows(self, per_category: dict[str, np.ndarray]) -> list[dict]:
         """One dict a category: its name, group, image count and APs (None if not measurable)."""
@@ -290,18 +306,27 @@ def new_evaluator(ground_truth: GroundTruth, iou_type: str) -> Any:
     return hotcoco.StreamingEval(ground_truth.categories, iou_type, lvis_style=True)
 
 
-def match(evaluator: Any, ground_truth: GroundTruth, image_id: int, detections: list[dict]) -> None:
-    """Match the detections of an image with its annotations.
+def detections_that_count(
+    result: dict, image: dict, annotations: list[dict], category_ids: np.ndarray
+) -> np.ndarray:
+    """Which detections the federated protocol looks at: most are of categories it does not know of.
 
     Args:
-        evaluator: See :func:`new_evaluator`.
-        ground_truth: The annotations.
-        image_id: The image.
-        detections: Entries in LVIS's results format; only the best 300 count.
+        result: ``scores`` (N,) and ``labels`` (N,).
+        image: The image's entry, with ``neg_category_ids``.
+        annotations: The image's annotations.
+        category_ids: (C,) the category id of each label.
+
+    Returns:
+        Indices: of the best 300, those of categories that the image is annotated for, be it that
+        it shows them or that it certainly does not.
     """
-    if len(detections) > MAX_DETECTIONS:
-        detections = sorted(detections, key=lambda d: d["score"], reverse=True)[:MAX_DETECTIONS]
-    evaluator.update([ground_truth.image(image_id)], ground_truth.annotations(image_id), detections)
+    indices = np.arange(len(result["scores"]))
+    if len(indices) > MAX_DETECTIONS:
+        indices = np.argsort(-result["scores"], kind="stable")[:MAX_DETECTIONS]
+    known = {annotation["category_id"] for annotation in annotations}
+    known.update(image["neg_category_ids"])
+    return indices[np.isin(category_ids[result["labels"][indices]], list(known))]
 
 
 def merge(states: Sequence[bytes]) -> Any:

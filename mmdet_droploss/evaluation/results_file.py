@@ -42,6 +42,14 @@ def to_lvis_results(result: dict, iou_type: str, category_ids: np.ndarray) -> li
     ]
 
 
+def select(result: dict, indices: np.ndarray) -> dict:
+    """Some of the detections of an image."""
+    chosen = {key: result[key][indices] for key in ("bboxes", "scores", "labels")}
+    if "masks" in result:
+        chosen["masks"] = [result["masks"][index] for index in indices.tolist()]
+    return {"img_id": result["img_id"], **chosen}
+
+
 def _as_text(mask: dict) -> dict:
     """A run-length encoding that JSON can hold."""
     counts = mask["counts"]

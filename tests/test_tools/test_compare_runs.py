@@ -21,7 +21,6 @@ from mmdet_droploss.evaluation.fast_lvis_metric import (
     METRIC_KEYS,
     accumulate,
     category_ap,
-    match,
     new_evaluator,
 )
 from mmdet_droploss.evaluation.ground_truth import GroundTruth
@@ -124,7 +123,8 @@ def make_run(folder: Path, dataset: Path, found: dict[str, float], seed: int) ->
         (folder / f"val.{iou_type}.json").write_bytes(orjson.dumps(results))
         evaluator = new_evaluator(truth, iou_type)
         for image_id in truth.image_ids:
-            match(evaluator, truth, image_id, [d for d in results if d["image_id"] == image_id])
+            of_image = [d for d in results if d["image_id"] == image_id]
+            evaluator.update([truth.image(image_id)], truth.annotations(image_id), of_image)
         evaluation = accumulate(evaluator)
         evaluation.summary_lines()
         numbers = evaluation.get_results()
