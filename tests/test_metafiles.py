@@ -86,7 +86,12 @@ def test_metadata_agrees_with_the_config(model):
     from mmengine.config import Config
 
     config = Config.fromfile(ROOT / model["Config"])
-    losses = {"SigmoidBCELoss": "Sigmoid BCE"}
+    losses = {
+        "SigmoidBCELoss": "Sigmoid BCE",
+        "CrossEntropyLoss": "Softmax",
+        "FixedDropLoss": "Fixed drop ratio",
+        "SeesawLoss": "Seesaw",
+    }
     loss = config.model.roi_head.bbox_head.loss_cls.type
     assert losses.get(loss, loss) == model["In Collection"]
     assert config.train_cfg.max_iters == model["Metadata"]["Iterations"]

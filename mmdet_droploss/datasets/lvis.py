@@ -38,7 +38,7 @@ class FastAnnotations:
     What an item holds is decided by mmdet's own ``parse_data_info`` and ``filter_data``. But they
     see one image at a time, so that the annotations never are in memory as objects all at once; the
     result is kept as arrays, mapped from a file that all processes on a machine share
-    (:mod:`~mmdet_droploss.datasets.annotation_cache`). ``filter_data`` sees of an image only
+    (``annotation_cache.py``). ``filter_data`` sees of an image only
     ``img_id``, ``height`` and ``width``.
 
     The cache notices by itself when the annotation file or an option has changed. A subclass that

@@ -16,6 +16,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 
+from ..datasets.annotation_file import garbage_collection_paused
 from ..utils import write_atomically
 from .ground_truth import GroundTruth
 from .results_file import ResultsPart, join_parts, select, to_lvis_results
@@ -146,7 +147,8 @@ class FastLVISMetric(BaseMetric):
             if result["img_id"] not in self._matched and result["img_id"] not in waiting:
                 self._pending.append(result)
             if len(self._pending) > MATCHED_AT_ONCE:
-                self._match(self._pending[:-1])
+                with garbage_collection_paused():
+                    self._match(self._pending[:-1])
                 self._pending = self._pending[-1:]
 
     def _check(self, result: dict) -> None:

@@ -50,14 +50,14 @@ def test_a_config_builds(path, mini_lvis_dir):
     cfg = Config.fromfile(path)
     init_default_scope(cfg.default_scope)
     loss = cfg.model.roi_head.bbox_head.loss_cls
-    if not os.path.isfile(loss.class_freq) and loss.class_freq.endswith(".json"):
+    num_classes = cfg.num_classes
+    if loss.get("class_freq", "").endswith(".json") and not os.path.isfile(loss.class_freq):
         # Generated data: a frequency file of the right size stands in.
-        stand_in = mini_lvis_dir.parent / f"{loss.num_classes}.json"
-        counts = [1 + 7 * i for i in range(loss.num_classes)]
+        stand_in = mini_lvis_dir.parent / f"{num_classes}.json"
+        counts = [1 + 7 * i for i in range(num_classes)]
         stand_in.write_text(json.dumps({"image_count": counts, "num_images": 2000}))
         loss.class_freq = str(stand_in)
 
-    num_classes = loss.num_classes
     with torch.device("meta"):
         # frequencies are values; the loss needs them
         model = build_on_meta(cfg)
@@ -65,8 +65,10 @@ def test_a_config_builds(path, mini_lvis_dir):
     heads = list(heads) if isinstance(heads, torch.nn.ModuleList) else [heads]
     assert len(heads) == (3 if "cascade" in path.name else 1)
     for head in heads:
-        assert head.num_classes == head.loss_cls.num_classes == num_classes
-        assert head.fc_cls.out_features == num_classes
+        assert head.num_classes == getattr(head.loss_cls, "num_classes", num_classes) == num_classes
+        # Softmax has an output for background, Seesaw two for object and background.
+        more = {"CrossEntropyLoss": 1, "SeesawLoss": 2}.get(loss.type, 0)
+        assert head.fc_cls.out_features == num_classes + more
     masks = model.roi_head.mask_head
     for mask in masks if isinstance(masks, torch.nn.ModuleList) else [masks]:
         assert mask.num_classes == num_classes
@@ -112,12 +114,52 @@ def build_on_meta(cfg):
 
 
 @pytest.mark.parametrize(
-    "loss, folder", [("EQL", "eql"), ("BEQL", "beql"), ("DropLoss", "droploss")]
+    "loss, folder",
+    [
+        ("SigmoidBCELoss", "sigmoid"),
+        ("CrossEntropyLoss", "softmax"),
+        ("EQL", "eql"),
+        ("BEQL", "beql"),
+        ("FixedDropLoss", "fixed_drop"),
+        ("DropLoss", "droploss"),
+        ("SeesawLoss", "seesaw"),
+    ],
 )
 @pytest.mark.parametrize("model", ["mask_rcnn", "cascade_mask_rcnn"])
 def test_folders_are_named_after_the_loss(loss, folder, model):
     for path in (CONFIGS / folder).glob(f"{model}*.py"):
         assert Config.fromfile(path).model.roi_head.bbox_head.loss_cls.type == loss
+
+
+GRID = [
+    (detector, depth, rfs, data)
+    for detector in ("mask_rcnn", "cascade_mask_rcnn")
+    for depth in (50, 101)
+    for rfs in ("", "rfs_")
+    for data in ("lvis", "lvis_v1")
+]
+
+
+@pytest.mark.parametrize("detector, depth, rfs, data", GRID)
+def test_the_grid_of_droploss_is_what_its_names_say(detector, depth, rfs, data):
+    cfg = Config.fromfile(CONFIGS / "droploss" / f"{detector}_r{depth}_fpn_{rfs}{data}.py")
+    model = cfg.model
+    assert model.type == {"mask_rcnn": "MaskRCNN", "cascade_mask_rcnn": "CascadeRCNN"}[detector]
+    assert model.backbone.depth == depth
+    assert model.backbone.init_cfg.checkpoint.endswith(f"detectron2/resnet{depth}_caffe")
+    loss = model.roi_head.bbox_head.loss_cls
+    number, name = {"lvis": (1230, "lvis_v0.5"), "lvis_v1": (1203, "lvis_v1")}[data]
+    assert (loss.type, loss.num_classes, loss.class_freq) == ("DropLoss", number, name)
+    assert model.roi_head.mask_head.num_classes == number
+    for part in ("train", "val", "test"):
+        dataset = cfg[f"{part}_dataloader"].dataset
+        assert name in dataset.data_root and name in dataset.ann_file
+    assert name in cfg.val_evaluator.ann_file
+    sampler = cfg.train_dataloader.sampler
+    if rfs:
+        assert (sampler.type, sampler.threshold) == ("RepeatFactorSampler", 5e-4)
+    else:
+        assert sampler.type == "InfiniteSampler"
 
 
 def test_the_papers_recipe():

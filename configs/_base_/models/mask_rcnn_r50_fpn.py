@@ -135,3 +135,5 @@ model = dict(
         ),
     ),
 )
+# For leaves that say `model = dict(backbone=_base_.r101)`.
+r101 = dict(depth=101, init_cfg=dict(checkpoint="open-mmlab://detectron2/resnet101_caffe"))

@@ -1,0 +1,2 @@
+_base_ = "../sigmoid/cascade_mask_rcnn_r101_fpn_sigmoid_lvis.py"
+model = dict(roi_head=dict(bbox_head=dict(loss_cls=dict(type="EQL"))))

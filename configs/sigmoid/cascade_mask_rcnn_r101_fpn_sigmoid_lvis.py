@@ -1,0 +1,2 @@
+_base_ = "./cascade_mask_rcnn_r50_fpn_sigmoid_lvis.py"
+model = dict(backbone=_base_.r101)

@@ -1,0 +1,2 @@
+_base_ = "./mask_rcnn_r101_fpn_sigmoid_lvis_v1.py"
+train_dataloader = dict(sampler=_base_.rfs_sampler)

@@ -1,0 +1,10 @@
+_base_ = "../sigmoid/mask_rcnn_r50_fpn_sigmoid_rfs_lvis.py"
+model = dict(
+    roi_head=dict(
+        bbox_head=dict(
+            loss_cls=dict(
+                _delete_=True, type="CrossEntropyLoss", use_sigmoid=False, loss_weight=1.0
+            )
+        )
+    )
+)
