@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from logs import logged
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import MMLogger
 
@@ -44,19 +45,6 @@ def cache(tmp_path, monkeypatch):
 def _quiet():
     """MMEngine's logger is one for the whole process."""
     MMLogger.get_instance("test", logger_name="test", log_level="INFO")
-
-
-@contextlib.contextmanager
-def logged():
-    """What MMEngine's logger says; pytest's caplog does not see it."""
-    stream = io.StringIO()
-    handler = logging.StreamHandler(stream)
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(handler)
-    try:
-        yield stream
-    finally:
-        logger.removeHandler(handler)
 
 
 @pytest.fixture

@@ -6,9 +6,7 @@ import contextlib
 import copy
 import functools
 import gc
-import io
 import json
-import logging
 import os
 import pickle
 import re
@@ -17,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from logs import logged
 from mmdet.datasets import LVISV05Dataset, LVISV1Dataset
 from mmdet.registry import DATASETS
 from mmengine.dataset import pseudo_collate
@@ -49,19 +48,6 @@ def _quiet():
 def _no_collection(monkeypatch):
     """mmdet collects garbage for each data set, half a second in a process with torch loaded."""
     monkeypatch.setattr(gc, "collect", lambda: 0)
-
-
-@contextlib.contextmanager
-def logged():
-    """What MMEngine's logger says; pytest's caplog does not see it."""
-    stream = io.StringIO()
-    handler = logging.StreamHandler(stream)
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(handler)
-    try:
-        yield stream
-    finally:
-        logger.removeHandler(handler)
 
 
 # ---------------------------------------------------------------- random annotation files

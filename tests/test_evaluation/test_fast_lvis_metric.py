@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import math
@@ -11,6 +10,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from logs import logged
 from lvis import LVIS, LVISEval, LVISResults
 from mmdet.registry import METRICS
 from mmdet.structures import DetDataSample
@@ -204,22 +204,6 @@ def assert_parity(folder, truth, samples, monkeypatch, iou_types=("bbox", "segm"
 def _quiet():
     """MMEngine's logger is one for the whole process."""
     MMLogger.get_instance("test", logger_name="test", log_level="INFO")
-
-
-@contextlib.contextmanager
-def logged():
-    """What MMEngine's logger says; pytest's caplog does not see it."""
-    import io
-    import logging
-
-    stream = io.StringIO()
-    handler = logging.StreamHandler(stream)
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(handler)
-    try:
-        yield stream
-    finally:
-        logger.removeHandler(handler)
 
 
 @pytest.mark.parametrize("seed", range(25))
