@@ -176,7 +176,10 @@ class FastAnnotations:
             yield encode(data_info), labels
 
     def _read(self, path: str) -> AnnotationFile:
-        annotations = read_annotation_file(path, self.ann_file)
+        # LVIS's test sets have images and categories only.
+        annotations = read_annotation_file(
+            path, self.ann_file, require_annotations=not self.test_mode
+        )
         for name, index in (
             ("images", annotations.image_of),
             ("categories", annotations.category_of),

@@ -857,6 +857,19 @@ def test_annotations_out_of_format_are_named_by_their_image(
 
 
 @BOTH
+def test_a_test_set_has_no_annotations(tmp_path, cls):
+    """And nothing else may lack them."""
+    content = random_content(3)
+    del content["annotations"]
+    path = write(tmp_path, content)
+    dataset = cls(path, data_prefix=PREFIX, test_mode=True)
+    assert len(dataset) == len(content["images"])
+    assert all(item["instances"] == [] for item in dataset)
+    with pytest.raises(ValueError, match="lacks annotations"):
+        cls(path, data_prefix=PREFIX)
+
+
+@BOTH
 def test_no_image_folder_is_not_the_files_fault(tmp_path, cls):
     path = write(tmp_path, random_content(3))
     with pytest.raises(ValueError, match="data_prefix must have an 'img'"):
