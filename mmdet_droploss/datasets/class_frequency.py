@@ -198,8 +198,8 @@ def _read(path: str, stamp: tuple[int, int] | None) -> ClassFrequency:
             content = msgspec.json.decode(text, type=_Content)
     except msgspec.ValidationError as error:
         raise ValueError(
-            f"class_freq={path!r} is not an LVIS or COCO annotation file, nor one that "
-            f"class_frequency.py writes: {error}"
+            f"class_freq={path!r} is not of a known format, that is, not an LVIS or COCO "
+            f"annotation file nor one that class_frequency.py writes: {error}"
         ) from None
     except msgspec.DecodeError as error:
         raise ValueError(

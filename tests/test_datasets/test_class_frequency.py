@@ -263,7 +263,7 @@ def broken(change):
     [
         ("", "not valid JSON"),
         ('{"annotations": [', "not valid JSON, perhaps truncated"),
-        ([1, 2], "not an LVIS or COCO annotation file"),
+        ([1, 2], "not of a known format"),
         ({"images": []}, r"not of a known format.*\['images'\]"),
         (broken(lambda c: c["categories"].clear()), "category|categories"),
         (broken(lambda c: c["categories"].append({"id": 7})), "the same id"),
