@@ -870,6 +870,17 @@ def test_a_test_set_has_no_annotations(tmp_path, cls):
 
 
 @BOTH
+def test_a_missing_image_is_named(tmp_path, cls):
+    path = write(tmp_path, random_content(3))
+    pipeline = [dict(type="LoadImageFromFile")]
+    dataset = cls(path, data_prefix=dict(img=str(tmp_path / "nowhere")), pipeline=pipeline)
+    name = dataset.get_data_info(0)["img_path"]
+    assert name.startswith(str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match=re.escape(name)):
+        dataset[0]
+
+
+@BOTH
 def test_no_image_folder_is_not_the_files_fault(tmp_path, cls):
     path = write(tmp_path, random_content(3))
     with pytest.raises(ValueError, match="data_prefix must have an 'img'"):
