@@ -53,9 +53,9 @@ def parses(monkeypatch):
     names = []
     read = lvis.read_annotation_file
 
-    def note(path, name):
+    def note(path, name, **options):
         names.append(name)
-        return read(path, name)
+        return read(path, name, **options)
 
     monkeypatch.setattr(lvis, "read_annotation_file", note)
     return names
