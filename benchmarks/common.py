@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
+import gc
 import json
 import multiprocessing
 import os
@@ -11,28 +14,98 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 
+#: The pools of threads of OpenMP, MKL, OpenBLAS and Rust's rayon (hotcoco) are kept to this.
+MAX_THREADS = 2
+
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def limit_threads() -> int:
+    """Have this process's children use few threads, and say how many."""
+    count = min(MAX_THREADS, len(os.sched_getaffinity(0)))
+    for library in ("OMP", "MKL", "OPENBLAS", "RAYON"):
+        os.environ[f"{library}_NUM_THREADS"] = str(count)
+    return count
+
 
 def in_fresh_process(function: Callable[..., dict], *arguments: Any) -> dict:
     """Run a function of a module in an interpreter of its own, so that memory is only its."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
+    return in_fresh_processes(function, [arguments])[0]
+
+
+def in_fresh_processes(
+    function: Callable[..., dict], arguments: Sequence[Sequence[Any]]
+) -> list[dict]:
+    """The same, several at once, one for each tuple of arguments.
+
+    Raises:
+        RuntimeError: If one of them fails; the others, which may be waiting for it, are ended.
+    """
+    processes, readers = [], []
+    try:
+        for of_one in arguments:
+            reader, writer = SPAWN.Pipe(duplex=False)
+            process = SPAWN.Process(target=_send_result, args=(writer, function, *of_one))
+            process.start()
+            writer.close()  # so that a process that dies is an end of file here, no endless wait
+            processes.append(process)
+            readers.append(reader)
+        results = _receive(readers, processes)
+        for process in processes:
+            process.join()
+        return results
+    finally:
+        for process in processes:
+            process.terminate()  # nothing, if it has ended
+            process.join()
+
+
+def _send_result(writer: Connection, function: Callable[..., dict], *arguments: Any) -> None:
+    writer.send(function(*arguments))
+
+
+def _receive(readers: Sequence[Connection], processes: Sequence[Any]) -> list[dict]:
+    found: dict[int, dict] = {}
+    while len(found) < len(readers):
+        for reader in wait([r for i, r in enumerate(readers) if i not in found]):
+            index = readers.index(reader)
+            try:
+                found[index] = reader.recv()
+            except EOFError:
+                processes[index].join()
+                raise RuntimeError(
+                    f"a measured process ended with exit code {processes[index].exitcode}; its "
+                    f"message is above (-9: killed, perhaps because memory ran out)"
+                ) from None
+    return [found[index] for index in range(len(readers))]
+
+
+def settle() -> None:
+    """Give back what is not needed, so that memory is compared, not the allocators' habits."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # a C library without malloc_trim
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class Measurement:
     """Seconds, and the memory that a block takes beyond what the process had before.
 
-    ``peak`` is the largest resident size within the block, ``kept`` the one after it; both in bytes
-    and less the size at the start. Pages of mapped files count.
+    ``peak`` is the largest resident size within the block, ``kept`` the one after it, when garbage
+    is collected and free memory is given back (neither is timed); both in bytes and less the size
+    at the start. ``peak_whole`` is the peak with what the process had before. Pages of mapped files
+    count.
     """
 
     def __enter__(self) -> Measurement:
+        settle()
         self._before = _status("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
         self._start = time.perf_counter()
@@ -40,12 +113,19 @@ class Measurement:
 
     def __exit__(self, *_: object) -> None:
         self.seconds = time.perf_counter() - self._start
-        self.peak = max(_status("VmHWM") - self._before, 0)
+        self.peak_whole = _status("VmHWM")
+        settle()
+        self.peak = max(self.peak_whole - self._before, 0)
         self.kept = max(_status("VmRSS") - self._before, 0)
 
     def result(self) -> dict:
         """As a dictionary, for another process."""
-        return {"seconds": self.seconds, "peak": self.peak, "kept": self.kept}
+        return {
+            "seconds": self.seconds,
+            "peak": self.peak,
+            "peak_whole": self.peak_whole,
+            "kept": self.kept,
+        }
 
 
 def _status(name: str) -> int:
@@ -71,20 +151,82 @@ def like_lvis(folder: Path, train_images: int, val_images: int) -> Path:
     script = ROOT / "tools" / "dataset_converters" / "make_mini_lvis.py"
     arguments = ["--like-lvis", "--no-images", "--train-images", train_images]
     command = [sys.executable, script, target, *arguments, "--val-images", val_images]
-    subprocess.run([str(part) for part in command], check=True, stdout=sys.stderr)
+    done = subprocess.run([str(part) for part in command], stdout=sys.stderr)
+    if done.returncode:  # it has said why
+        sys.exit(done.returncode)
     return target / "annotations"
 
 
-def make_parser(description: str) -> argparse.ArgumentParser:
-    """The options that all benchmarks have."""
+@contextlib.contextmanager
+def private_cache(folder: Path) -> Iterator[Callable[[], None]]:
+    """Keep the annotation cache in a new folder within ``folder``, never in the user's.
+
+    It is deleted in the end. The function that is given makes the cache an empty one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="cache-", dir=folder) as root:
+
+        def empty() -> None:
+            os.environ["MMDET_DROPLOSS_CACHE"] = tempfile.mkdtemp(dir=root)
+
+        empty()
+        yield empty
+
+
+def train_annotations(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str:
+    """The annotation file that ``--ann`` names, or one that is generated."""
+    if args.ann is None:
+        return str(like_lvis(args.work_dir, args.train_images, 10) / "lvis_v1_train.json")
+    if not args.ann.is_file():
+        parser.error(f"--ann {args.ann} does not exist")
+    return str(args.ann)
+
+
+def add_train_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say which train data set."""
+    parser.add_argument(
+        "--train-images",
+        type=at_least(1),
+        default=99388,
+        metavar="N",
+        help="images to generate annotations of (default: %(default)s, LVIS v1's)",
+    )
+    parser.add_argument(
+        "--ann",
+        type=Path,
+        metavar="FILE",
+        help="an annotation file in LVIS v1 format, instead of a generated one",
+    )
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A whole number for argparse."""
+
+    def number(text: str) -> int:
+        if (value := int(text)) < least:
+            raise argparse.ArgumentTypeError(f"got {value}, allowed is at least {least}")
+        return value
+
+    return number
+
+
+def make_parser(documentation: str) -> argparse.ArgumentParser:
+    """The options that all benchmarks have.
+
+    Args:
+        documentation: What the benchmark measures, and after a line ``examples:`` how to call it.
+    """
+    description, examples = documentation.split("examples:\n")
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--work-dir",
         type=Path,
         default=Path(tempfile.gettempdir()) / "mmdet_droploss_benchmarks",
-        help="where generated data and the cache go, and stay (default: %(default)s)",
+        help="where generated data go, and stay (default: %(default)s)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here, too")
     return parser
@@ -93,6 +235,11 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 def human(size: float) -> str:
     """Bytes, to be read."""
     return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def ratio(over: float, under: float, digits: int = 1) -> str:
+    """A ratio, to be read; nothing where it says nothing, as at tiny sizes."""
+    return f"{over / under:.{digits}f}" if over > 0 and under > 0 else ""
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -38,7 +39,9 @@ def run(script, work_dir, *arguments):
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert not (work_dir / "never").exists(), "the user's cache is left alone"
+    assert not list(work_dir.glob("cache-*")), "nor is one left behind"
     assert "cores of" in done.stdout and "| --: |" in done.stdout
+    assert "at most" in done.stdout
     return json.loads(numbers.read_text())
 
 
@@ -49,12 +52,16 @@ def leaves(content):
 
 
 def test_dataset_start(work_dir):
-    found = run("dataset_start", work_dir, "--train-images", 300, "--ranks", 2, "--repeats", 1)
+    options = ("--train-images", 300, "--ranks", 2, "--peer-ranks", 2, "--repeats", 1)
+    found = run("dataset_start", work_dir, *options)
     measured = {key: value for key, value in found.items() if key != "machine"}
-    assert set(measured) == {"peer", "peer_rank", "first", "second", "filled", "empty"}
+    names = {"peer", "peer_rank", "peer_ranks", "first", "second", "filled", "empty"}
+    assert set(measured) == names
     assert all(math.isfinite(number) for number in leaves(measured))
     assert found["peer"]["images"] == found["first"]["images"] == found["second"]["images"] > 250
     assert all(found[key]["seconds"] > 0 for key in measured)
+    assert all(found[key]["peak_whole"] > 0 for key in ("peer", "first", "second"))
+    assert all(found[key]["idle"] > 0 for key in ("peer_rank", "peer_ranks", "filled", "empty"))
 
 
 def test_repeat_factor_sampling(work_dir):
@@ -66,13 +73,64 @@ def test_repeat_factor_sampling(work_dir):
 
 
 def test_lvis_evaluation(work_dir):
-    found = run("lvis_evaluation", work_dir, "--images", 4, 6, "--ours-only-images", 8)["by_images"]
-    assert set(found) == {"4", "6", "8"} and "peer" not in found["8"]
-    for count in ("4", "6"):
-        assert found[count]["difference"] < 1e-6
-        ours, peer = found[count]["ours"]["numbers"], found[count]["peer"]["numbers"]
-        assert len(ours) == len(peer) == 26
-        assert ours["bbox_AP"] > 0 and ours["segm_AP"] > 0, "else there is nothing to compare"
+    found = run("lvis_evaluation", work_dir, "--images", 5, "--ours-only-images")["by_images"]
+    assert set(found) == {"5"}
+    assert all(math.isfinite(number) for number in leaves(found))
+    assert found["5"]["difference"] < 1e-6
+    ours, peer = found["5"]["ours"], found["5"]["peer"]
+    assert ours["seconds"] > 0 and peer["seconds"] > 0
+    assert len(ours["numbers"]) == len(peer["numbers"]) == 26
+    for iou_type in ("bbox", "segm"):
+        assert ours["numbers"][f"{iou_type}_AP"] > 0, "else there is nothing to compare"
+
+
+@pytest.fixture
+def evaluation(monkeypatch):
+    """The module, not run."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    yield importlib.import_module("lvis_evaluation")
+    for name in ("lvis_evaluation", "common"):
+        sys.modules.pop(name, None)
+
+
+def test_lvis_api_is_extrapolated_on_a_line_and_marked(evaluation):
+    measured = {
+        10: {"seconds": 7.0, "peak": 9.0},  # the smallest does not matter
+        20: {"seconds": 2.0, "peak": 100.0},
+        30: {"seconds": 3.0, "peak": 120.0},
+    }
+    line = evaluation.extrapolate(measured, 50)
+    assert line == {"seconds": pytest.approx(5), "peak": pytest.approx(160)}
+    assert evaluation.extrapolate({10: measured[10]}, 50) is None, "no line through one point"
+    ours = {"seconds": 1.0, "at the end": 0.5, "peak": 16.0}
+    cells = evaluation.row(50, {"ours": ours, "peer_extrapolated": line})
+    assert cells[4] == "5.0 (extrapolated)" and cells[6] == "5.0 (extrapolated)"
+    assert evaluation.row(50, {"ours": ours})[4:] == [""] * 5
+
+
+@pytest.mark.parametrize("other", [{"AP": math.nan}, {}, {"AP": 0.5 + 2e-6}])
+def test_numbers_that_differ_are_never_taken_for_equal(evaluation, other):
+    assert not evaluation.largest_difference({"AP": 0.5}, other) < evaluation.TOLERANCE
+    assert evaluation.largest_difference({"AP": 0.5}, {"AP": 0.5}) == 0
+
+
+def test_a_measured_process_that_is_killed_is_an_error_not_an_endless_wait(tmp_path):
+    (tmp_path / "dies.py").write_text(
+        "import os, signal, sys, time\n"
+        f"sys.path.insert(0, {str(BENCHMARKS)!r})\n"
+        "from common import SPAWN, in_fresh_processes\n"
+        "def one(dies, barrier):\n"
+        "    if dies:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    barrier.wait()\n"
+        "if __name__ == '__main__':\n"
+        "    barrier = SPAWN.Barrier(2)\n"
+        "    in_fresh_processes(one, [(False, barrier), (True, barrier)])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "dies.py")], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1 and "exit code -9" in done.stderr
 
 
 @pytest.mark.parametrize("script", sorted(path.stem for path in BENCHMARKS.glob("*_*.py")))
