@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import ast
+import copy
+import functools
+import inspect
 import json
 import os
+import re
 from pathlib import Path
 
+import mmdet
 import pytest
 import torch
 from mmcv.transforms import Compose
@@ -18,12 +23,18 @@ from mmengine.registry import OPTIM_WRAPPERS, PARAM_SCHEDULERS, init_default_sco
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 ALL = sorted(CONFIGS.rglob("*.py"))
 LEAVES = [path for path in ALL if "_base_" not in path.parts]
+NAMES = {path.stem: path for path in LEAVES}
 each_leaf = pytest.mark.parametrize("path", LEAVES, ids=lambda path: str(path.relative_to(CONFIGS)))
 
 
+@functools.cache
+def read(path: Path) -> Config:
+    """A config, read once for all tests; who changes it takes a copy."""
+    return Config.fromfile(path)
+
+
 def test_there_are_configs():
-    names = {path.stem for path in LEAVES}
-    assert {"mask_rcnn_r50_fpn_lvis", "cascade_mask_rcnn_r50_fpn_lvis"} <= names
+    assert {"mask_rcnn_r50_fpn_lvis", "cascade_mask_rcnn_r50_fpn_lvis"} <= set(NAMES)
 
 
 def test_file_names_are_unique():
@@ -47,7 +58,7 @@ def test_a_leaf_says_only_what_differs(path):
 
 @each_leaf
 def test_a_config_builds(path, mini_lvis_dir):
-    cfg = Config.fromfile(path)
+    cfg = copy.deepcopy(read(path))
     init_default_scope(cfg.default_scope)
     loss = cfg.model.roi_head.bbox_head.loss_cls
     num_classes = cfg.num_classes
@@ -86,6 +97,7 @@ def test_a_config_builds(path, mini_lvis_dir):
     for hook in [*cfg.default_hooks.values(), *cfg.custom_hooks]:
         HOOKS.build(hook)
     layer = torch.nn.Linear(1, 1)
+    assert OPTIM_WRAPPERS.get(cfg.optim_wrapper.type) is not None  # AMP's builds on a GPU only
     wrapper = OPTIM_WRAPPERS.build(
         dict(
             type="OptimWrapper",
@@ -128,7 +140,7 @@ def build_on_meta(cfg):
 @pytest.mark.parametrize("model", ["mask_rcnn", "cascade_mask_rcnn"])
 def test_folders_are_named_after_the_loss(loss, folder, model):
     for path in (CONFIGS / folder).glob(f"{model}*.py"):
-        assert Config.fromfile(path).model.roi_head.bbox_head.loss_cls.type == loss
+        assert read(path).model.roi_head.bbox_head.loss_cls.type == loss
 
 
 GRID = [
@@ -142,7 +154,7 @@ GRID = [
 
 @pytest.mark.parametrize("detector, depth, rfs, data", GRID)
 def test_the_grid_of_droploss_is_what_its_names_say(detector, depth, rfs, data):
-    cfg = Config.fromfile(CONFIGS / "droploss" / f"{detector}_r{depth}_fpn_{rfs}{data}.py")
+    cfg = read(CONFIGS / "droploss" / f"{detector}_r{depth}_fpn_{rfs}{data}.py")
     model = cfg.model
     assert model.type == {"mask_rcnn": "MaskRCNN", "cascade_mask_rcnn": "CascadeRCNN"}[detector]
     assert model.backbone.depth == depth
@@ -162,8 +174,241 @@ def test_the_grid_of_droploss_is_what_its_names_say(detector, depth, rfs, data):
         assert sampler.type == "InfiniteSampler"
 
 
+# ---- a name says all that differs ---------------------------------------------------------------
+
+#: Variables of the _base_ files that a runner does not read.
+VARIABLES = {
+    "class_freq",
+    "data_root",
+    "dataset_type",
+    "epoch_sampler",
+    "max_epochs",
+    "num_classes",
+    "vocabulary",
+}
+
+
+def flatten(value, prefix: str = "") -> dict[str, object]:
+    """The values of nested dicts by their paths."""
+    if not isinstance(value, dict):
+        return {prefix.rstrip("."): value}
+    flat: dict[str, object] = {}
+    for key, inner in value.items():
+        flat |= flatten(inner, f"{prefix}{key}.")
+    return flat
+
+
+def differences(one: Path, other: Path) -> set[str]:
+    """The paths at which two configs have something else."""
+    a, b = (
+        flatten({key: value for key, value in read(path).items() if key not in VARIABLES})
+        for path in (one, other)
+    )
+    return {path for path in a.keys() | b.keys() if a.get(path, ...) != b.get(path, ...)}
+
+
+def data_paths() -> set[str]:
+    """What depends on the data set."""
+    head = "model.roi_head.bbox_head"
+    dataset = {
+        f"{part}_dataloader.dataset.{key}"
+        for part in ("train", "val", "test")
+        for key in ("type", "ann_file", "data_root", "data_prefix.img")
+    }
+    return dataset | {
+        f"{head}.num_classes",
+        f"{head}.loss_cls.num_classes",
+        f"{head}.loss_cls.class_freq",
+        "model.roi_head.mask_head.num_classes",
+        "val_evaluator.ann_file",
+        "test_evaluator.ann_file",
+    }
+
+
+SAMPLER = {
+    f"train_dataloader.sampler.{key}" for key in ("type", "threshold", "infinite", "shuffle")
+}
+EPOCHS = {
+    "train_cfg.type",
+    "train_cfg.max_iters",
+    "train_cfg.max_epochs",
+    "train_cfg.val_interval",
+    "param_scheduler",
+    "default_hooks.logger.log_metric_by_epoch",
+    "default_hooks.checkpoint.by_epoch",
+    "default_hooks.checkpoint.interval",
+    "log_processor.by_epoch",
+    "train_dataloader.sampler.type",
+}
+#: A part of a name, what its sibling has there instead, and what differs: all of it, and no more.
+PARTS = {
+    "r101": ("r50", {"model.backbone.depth", "model.backbone.init_cfg.checkpoint"}),
+    "_rfs": ("", SAMPLER),
+    "lvis_v1": ("lvis", data_paths()),
+    "_1x": ("", EPOCHS),
+    "_2x": ("_1x", {"train_cfg.max_epochs", "train_cfg.val_interval", "param_scheduler"}),
+    "_amp": ("", {"optim_wrapper.type"}),
+    "_keep_frequent": ("", {"model.roi_head.bbox_head.loss_cls.drop_frequent"}),
+    "_torchvision": (
+        "",
+        {f"model.data_preprocessor.{key}" for key in ("mean", "std", "bgr_to_rgb")}
+        | {"model.backbone.style", "model.backbone.init_cfg.checkpoint"},
+    ),
+}
+SIBLINGS = [
+    (name, part, sibling)
+    for name in NAMES
+    for part, (other, _) in PARTS.items()
+    if part in name and (sibling := name.replace(part, other)) in NAMES
+]
+
+
+@pytest.mark.parametrize("name, part, sibling", SIBLINGS)
+def test_a_part_of_a_name_says_what_differs(name, part, sibling):
+    expected = PARTS[part][1]
+    loss = read(NAMES[name]).model.roi_head.bbox_head.loss_cls
+    if loss.type == "SeesawLoss":  # mmdet's own counts the frequencies itself
+        expected = expected - {"model.roi_head.bbox_head.loss_cls.class_freq"}
+    assert differences(NAMES[name], NAMES[sibling]) == expected
+
+
+def test_every_variant_was_compared():
+    """Only the plain configs and the sweeps have no part of a name to be compared by."""
+    rest = {name for name in NAMES if not any(part in name for part in PARTS)}
+    assert {name for name, _, _ in SIBLINGS} | rest == set(NAMES)
+
+
+#: A loss, with its value in a sweep, as it stands in names.
+LOSS = re.compile(
+    r"_(sigmoid|softmax|eql|beql(_b\d+)?|fixed_drop_[\d.]+|seesaw|keep_frequent)(?=_)"
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    # These two were compared with the plain DropLoss config.
+    [name for name in NAMES if not re.search("_(amp|torchvision)_", name)],
+)
+def test_only_the_loss_differs_from_the_sigmoid_config(name):
+    """The losses are compared on equal terms."""
+    sigmoid = LOSS.sub("", name).replace("_fpn_", "_fpn_sigmoid_")
+    changed = differences(NAMES[name], NAMES[sigmoid])
+    assert all(key.startswith("model.roi_head.bbox_head.loss_cls.") for key in changed)
+    assert bool(changed) == (name != sigmoid)
+
+
+def test_a_cascade_differs_in_its_head_only():
+    for name, path in NAMES.items():
+        if name.startswith("cascade_"):
+            for key in differences(path, NAMES[name.removeprefix("cascade_")]):
+                inner = r"roi_head\.(type|num_stages|stage_loss_weights|bbox_head\..*)"
+                assert re.fullmatch(rf"model\.(type|{inner}|train_cfg\.rcnn.*)", key), key
+                assert "loss_cls" not in key
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if re.search("beql_b|fixed_drop", name)])
+def test_a_swept_value_is_the_one_in_the_name(name):
+    loss = read(NAMES[name]).model.roi_head.bbox_head.loss_cls
+    value = re.search(r"_(?:beql_b|fixed_drop_)([\d.]+)_lvis$", name)[1]
+    assert str(loss.log_base if loss.type == "BEQL" else loss.drop_ratio) == value
+
+
+def test_beql_without_a_base_is_the_papers_b4():
+    """The metafile has the paper's row for both."""
+    from mmdet_droploss.models import BEQL
+
+    assert inspect.signature(BEQL).parameters["log_base"].default == 4
+
+
+PAPER_ROWS = [
+    # Table 1: detectors and backbones, LVIS v0.5
+    "sigmoid/mask_rcnn_r50_fpn_sigmoid_lvis",
+    "eql/mask_rcnn_r50_fpn_eql_lvis",
+    "droploss/mask_rcnn_r50_fpn_lvis",
+    "sigmoid/mask_rcnn_r101_fpn_sigmoid_lvis",
+    "eql/mask_rcnn_r101_fpn_eql_lvis",
+    "droploss/mask_rcnn_r101_fpn_lvis",
+    "sigmoid/cascade_mask_rcnn_r50_fpn_sigmoid_lvis",
+    "eql/cascade_mask_rcnn_r50_fpn_eql_lvis",
+    "droploss/cascade_mask_rcnn_r50_fpn_lvis",
+    "sigmoid/cascade_mask_rcnn_r101_fpn_sigmoid_lvis",
+    "eql/cascade_mask_rcnn_r101_fpn_eql_lvis",
+    "droploss/cascade_mask_rcnn_r101_fpn_lvis",
+    # Table 2: softmax, repeat factor sampling, LVIS v1.0
+    "softmax/mask_rcnn_r50_fpn_softmax_lvis",
+    "sigmoid/mask_rcnn_r50_fpn_sigmoid_rfs_lvis",
+    "softmax/mask_rcnn_r50_fpn_softmax_rfs_lvis",
+    "eql/mask_rcnn_r50_fpn_eql_rfs_lvis",
+    "droploss/mask_rcnn_r50_fpn_rfs_lvis",
+    "sigmoid/mask_rcnn_r50_fpn_sigmoid_lvis_v1",
+    "eql/mask_rcnn_r50_fpn_eql_lvis_v1",
+    "droploss/mask_rcnn_r50_fpn_lvis_v1",
+    "sigmoid/mask_rcnn_r50_fpn_sigmoid_rfs_lvis_v1",
+    "eql/mask_rcnn_r50_fpn_eql_rfs_lvis_v1",
+    "droploss/mask_rcnn_r50_fpn_rfs_lvis_v1",
+    # Table 3: BEQL
+    "beql/mask_rcnn_r50_fpn_beql_b4_lvis",
+    "beql/mask_rcnn_r50_fpn_beql_b5_lvis",
+]
+
+
+@pytest.mark.parametrize("row", PAPER_ROWS)
+def test_every_row_of_the_paper_has_its_config(row):
+    cfg = read(CONFIGS / f"{row}.py")
+    # The paper's one schedule.
+    assert cfg.train_cfg == dict(type="IterBasedTrainLoop", max_iters=90_000, val_interval=30_000)
+
+
+# ---- schedules ----------------------------------------------------------------------------------
+
+
+@each_leaf
+def test_all_parts_of_a_config_count_alike(path):
+    """An epoch-based loop with an infinite sampler would never end its first epoch."""
+    cfg = read(path)
+    by_epoch = cfg.train_cfg.type == "EpochBasedTrainLoop"
+    assert by_epoch == bool(re.search(r"_\dx_", path.stem))
+    sampler = cfg.train_dataloader.sampler
+    assert by_epoch == (sampler.type == "DefaultSampler")
+    assert by_epoch == (not sampler.get("infinite", sampler.type == "InfiniteSampler"))
+    assert cfg.default_hooks.logger.log_metric_by_epoch == by_epoch
+    assert cfg.default_hooks.checkpoint.by_epoch == by_epoch
+    assert cfg.log_processor.by_epoch == by_epoch
+    warm_up, steps = cfg.param_scheduler
+    assert (warm_up.by_epoch, steps.by_epoch) == (False, by_epoch)
+    last = cfg.train_cfg.max_epochs if by_epoch else cfg.train_cfg.max_iters
+    assert warm_up.begin == steps.begin == 0 and steps.end == last
+    assert max(steps.milestones) < last
+    # The last validation is of the last checkpoint.
+    assert last % cfg.train_cfg.val_interval == 0
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_schedules_in_epochs_are_mmdets(number):
+    cfg = read(NAMES[f"mask_rcnn_r50_fpn_{number}x_lvis_v1"])
+    mmdets = Config.fromfile(
+        Path(inspect.getfile(mmdet)).parent / f".mim/configs/_base_/schedules/schedule_{number}x.py"
+    )
+    assert cfg.train_cfg.max_epochs == mmdets.train_cfg.max_epochs
+    assert cfg.param_scheduler == mmdets.param_scheduler
+    assert cfg.optim_wrapper == mmdets.optim_wrapper
+    assert cfg.auto_scale_lr == mmdets.auto_scale_lr
+
+
+def test_repeat_factor_sampling_with_epochs(tmp_path):
+    """The line that docs/configs.md has for it."""
+    page = (CONFIGS.parent / "docs" / "configs.md").read_text(encoding="utf-8")
+    line = "train_dataloader = dict(sampler=dict(_base_.rfs_sampler, infinite=False))"
+    assert f"`{line}`" in page
+    leaf = tmp_path / "leaf.py"
+    leaf.write_text(f'_base_ = "{NAMES["mask_rcnn_r50_fpn_1x_lvis_v1"].as_posix()}"\n{line}\n')
+    assert Config.fromfile(leaf).train_dataloader.sampler == dict(
+        type="RepeatFactorSampler", threshold=5e-4, infinite=False
+    )
+
+
 def test_the_papers_recipe():
-    cfg = Config.fromfile(CONFIGS / "droploss" / "mask_rcnn_r50_fpn_lvis.py")
+    cfg = read(CONFIGS / "droploss" / "mask_rcnn_r50_fpn_lvis.py")
     assert cfg.train_cfg.max_iters == 90_000
     optimizer = cfg.optim_wrapper.optimizer
     assert (optimizer.type, optimizer.lr, optimizer.momentum) == ("SGD", 0.02, 0.9)

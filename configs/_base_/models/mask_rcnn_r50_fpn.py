@@ -137,3 +137,11 @@ model = dict(
 )
 # For leaves that say `model = dict(backbone=_base_.r101)`.
 r101 = dict(depth=101, init_cfg=dict(checkpoint="open-mmlab://detectron2/resnet101_caffe"))
+# For leaves that say `model = _base_.r50_torchvision`: weights that were trained on RGB images and
+# have the stride of a bottleneck in its 3 x 3 convolution. BN stays frozen.
+r50_torchvision = dict(
+    data_preprocessor=dict(
+        mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True
+    ),
+    backbone=dict(style="pytorch", init_cfg=dict(checkpoint="torchvision://resnet50")),
+)

@@ -23,3 +23,4 @@ param_scheduler = [
 ]
 # --auto-scale-lr scales the learning rate by (batch size of the run) / base_batch_size.
 auto_scale_lr = dict(enable=False, base_batch_size=16)
+del max_iters  # an epoch-based schedule inherits the rest

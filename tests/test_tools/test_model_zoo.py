@@ -1,0 +1,84 @@
+"""tools/misc/model_zoo.py: the page is up to date, and has what the metafiles have."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def model_zoo():
+    """The script as a module of its own, so that a test can change where it writes."""
+    path = ROOT / "tools" / "misc" / "model_zoo.py"
+    spec = importlib.util.spec_from_file_location("model_zoo_tool", path)
+    module = importlib.util.module_from_spec(spec)
+    # A dataclass looks its module up.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+        yield module
+
+
+def test_the_page_is_up_to_date(model_zoo, capsys):
+    status = model_zoo.main(["--check"])
+    assert status == 0, capsys.readouterr().err
+
+
+def test_check_says_what_to_run_and_writes_nothing(model_zoo, tmp_path, monkeypatch, capsys):
+    page = tmp_path / "model_zoo.md"
+    monkeypatch.setattr(model_zoo, "PAGE", page)
+    monkeypatch.setattr(model_zoo, "make_page", lambda: "new\n")
+    assert model_zoo.main(["--check"]) == 1
+    assert "out of date; run: python tools/misc/model_zoo.py" in capsys.readouterr().err
+    assert not page.exists()
+
+    page.write_text("old\n")
+    assert model_zoo.main(["--check"]) == 1
+    assert page.read_text() == "old\n"
+
+    assert model_zoo.main([]) == 0
+    assert page.read_text() == "new\n"
+    assert model_zoo.main(["--check"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == [page.name]
+
+
+def test_without_the_documentation(model_zoo, tmp_path, monkeypatch, capsys):
+    """A wheel has the tool, but no docs folder."""
+    monkeypatch.setattr(model_zoo, "PAGE", tmp_path / "docs" / "model_zoo.md")
+    with pytest.raises(SystemExit) as error:
+        model_zoo.main([])
+    assert error.value.code == 2
+    assert "clone of the repository" in capsys.readouterr().err
+    assert not (tmp_path / "docs").exists()
+
+
+def test_help_teaches(model_zoo, capsys):
+    with pytest.raises(SystemExit):
+        model_zoo.main(["--help"])
+    text = capsys.readouterr().out
+    for word in ("docs/model_zoo.md", "metafile", "--check", "exit status 1", "examples:"):
+        assert word in text
+
+
+def test_a_row_says_what_the_config_and_the_metafile_say(model_zoo):
+    page = model_zoo.make_page()
+    assert "the paper's, not ours" in page
+    lines = [line for line in page.splitlines() if line.startswith("| [")]
+    assert len(lines) == len(model_zoo.read_models())
+    rows = {re.match(r"\| \[(.+?)\]", line)[1]: line.split(" | ") for line in lines}
+    assert rows["cascade_mask_rcnn_r101_fpn_eql_lvis"][1:] == (
+        ["Cascade Mask R-CNN", "R-101-FPN", "EQL", "LVIS v0.5", "no"]
+        + ["25.4", "7.2", "26.6", "31.0", "27.2", "Table 1 |"]
+    )
+    assert rows["mask_rcnn_r50_fpn_sigmoid_rfs_lvis_v1"][4:7] == ["LVIS v1.0", "yes", "18.8"]
+    assert rows["mask_rcnn_r50_fpn_sigmoid_rfs_lvis_v1"][-1] == 'Table 2, row "Baseline" |'
+    assert rows["mask_rcnn_r50_fpn_beql_b5_lvis"][3] == "BEQL, `log_base=5`"
+    assert rows["mask_rcnn_r50_torchvision_fpn_lvis"][2] == "R-50-FPN, torchvision"
+    # Nothing is claimed where the paper has no row.
+    assert not re.search(r"\d\.\d", " ".join(rows["mask_rcnn_r50_fpn_beql_b8_lvis"][5:]))
