@@ -53,6 +53,10 @@ REQUIREMENTS = {
 }
 
 
+#: What torch says, at the first array, if it was built for another major version of numpy.
+NUMPY_NOT_AVAILABLE = "Numpy is not available"
+
+
 class IncompatibleEnvironmentError(ImportError):
     """The installed packages cannot work together; the message says which command mends it."""
 
@@ -66,7 +70,7 @@ class Facts(NamedTuple):
 
     #: Installed versions; None for a package that is not there.
     versions: Mapping[str, str | None]
-    #: What importing a package that is there said instead of succeeding.
+    #: What a package that is there said instead of being imported; torch: of making an array.
     failures: Mapping[str, str] = {}
     #: ``"ok"``, ``"missing"``, or what loading the compiled ops said.
     mmcv_ops: str = "ok"
@@ -154,6 +158,11 @@ def _import_error(name: str, facts: Facts) -> str | None:
             f"OpenCV, which {name} needs, does not load on a machine without a screen ({said}): "
             "pip uninstall -y opencv-python && pip install opencv-python-headless"
         )
+    if name == "torch" and said == NUMPY_NOT_AVAILABLE:
+        return (
+            f"torch {version} cannot exchange arrays with numpy {facts.versions['numpy']}: before "
+            f'2.3, torch is built for numpy 1; pip install "numpy>=1.26,<2"'
+        )
     if name == "mmdet" and "incompatible" in said:
         mend = f"pip install mmengine==0.10.7 && {MMCV_INSTALL}"
         return f"mmdet {version} refuses what is installed ({said}): {mend}"
@@ -193,7 +202,9 @@ def gather_facts() -> Facts:
             # What comes later needs what is missing or broken, so its complaint would say nothing.
             blocked = bool(failures) or None in versions.values() or mmcv_ops != "ok"
             module = None if blocked else importlib.import_module(name)
-        except (ImportError, AssertionError, OSError, AttributeError) as error:
+            if name == "torch" and module is not None:
+                module.zeros(1).numpy()  # fails, after a good import, with a numpy it does not know
+        except (ImportError, AssertionError, OSError, AttributeError, RuntimeError) as error:
             module = None
             failures[name] = _in_one_line(error)
         versions[name] = getattr(module, "__version__", None) or _distribution_version(name)

@@ -171,6 +171,12 @@ class TestImportsThatFail:
         assert "pip install opencv-python-headless" in error
         assert said in error
 
+    def test_torch_for_another_numpy(self):
+        given = facts({**ORIGINALS, "torch": "2.1.2"}, {"torch": "Numpy is not available"})
+        error = only_error(given)
+        assert "torch 2.1.2 cannot exchange arrays with numpy 2.2.6" in error
+        assert error.endswith('pip install "numpy>=1.26,<2"')
+
     def test_anything_else_is_quoted(self):
         error = only_error(facts(failures={"torch": "libcudart.so.12: cannot open"}))
         assert "torch 2.13.0+cpu is installed but cannot be imported (libcudart" in error

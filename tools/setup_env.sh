@@ -61,6 +61,7 @@ EOF
 
 TORCH_SPEC=${TORCH_SPEC:-torch==2.13.0}
 NUMPY_SPEC="numpy>=1.26,<2.3"
+OLD_NUMPY_SPEC="numpy>=1.26,<2"
 MMENGINE_SPEC="mmengine==0.10.7"
 MMCV_SPEC="mmcv==2.1.0"
 MMDET_SPEC="mmdet==3.3.0"
@@ -178,15 +179,27 @@ make_environment() {
 
 # ---- what goes into it ---------------------------------------------------------------------------
 
+# torch before 2.3 is compiled for NumPy 1, but does not say so to pip.
+torch_needs_old_numpy() {
+    "$python" -c "
+import importlib.metadata as m, sys
+sys.exit(tuple(map(int, m.version('torch').split('.')[:2])) >= (2, 3))" 2>/dev/null
+}
+
 install_torch() {
     # shellcheck disable=SC2086  # TORCH_SPEC may hold options of pip as well
-    has "$python" torch || ! step "$TORCH_SPEC" || pip_install $TORCH_SPEC "$NUMPY_SPEC"
+    has "$python" torch || ! step "$TORCH_SPEC" || pip_install $TORCH_SPEC
+    if torch_needs_old_numpy; then
+        NUMPY_SPEC=$OLD_NUMPY_SPEC
+    fi
     has "$python" numpy || ! step "$NUMPY_SPEC" || pip_install "$NUMPY_SPEC"
     [[ $check == 0 ]] || return 0
     # From here on nothing may change the torch that is there: mmcv's ops are compiled for it.
     local constraints="$prefix/mmdet_droploss_constraints.txt"
     printf 'torch==%s\n' "$(version_of torch)" >"$constraints"
-    [[ $own == 0 ]] || printf '%s\n' "$NUMPY_SPEC" >>"$constraints"
+    if [[ $own == 1 || $NUMPY_SPEC == "$OLD_NUMPY_SPEC" ]]; then
+        printf '%s\n' "$NUMPY_SPEC" >>"$constraints"
+    fi
     export PIP_CONSTRAINT="$constraints"
 }
 

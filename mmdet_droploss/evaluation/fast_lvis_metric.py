@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -147,8 +145,7 @@ class FastLVISMetric(BaseMetric):
             if result["img_id"] not in self._matched and result["img_id"] not in waiting:
                 self._pending.append(result)
             if len(self._pending) > MATCHED_AT_ONCE:
-                with garbage_collection_paused():
-                    self._match(self._pending[:-1])
+                self._match(self._pending[:-1])
                 self._pending = self._pending[-1:]
 
     def _check(self, result: dict) -> None:
@@ -167,6 +164,7 @@ class FastLVISMetric(BaseMetric):
                 f"{labels.max()}, but ann_file={self.ann_file!r} has {num_classes} categories"
             )
 
+    @garbage_collection_paused()
     def _match(self, results: list[dict]) -> None:
         """Match the detections of some images with their annotations, and forget them."""
         category_ids = self.ground_truth.category_ids
@@ -239,11 +237,13 @@ class FastLVISMetric(BaseMetric):
             annotations = [a for i in missing for a in self.ground_truth.annotations(i)]
             evaluator.update(images, annotations, [])
             evaluation = accumulate(evaluator)
+            summary = evaluation.summary_lines()  # this also computes what get_results() returns
             numbers = evaluation.get_results()
             metrics |= {f"{iou_type}_{key}": float(numbers[key]) for key in METRIC_KEYS}
             if self.classwise or self.outfile_prefix is not None:
                 per_category[iou_type] = category_ap(evaluation, self.ground_truth.category_ids)
-            logger.info("\n".join([f"{iou_type}:", *evaluation.summary_lines()]))
+            logger.info("\n".join([f"{iou_type}:", *summary]))
+            del evaluation  # before the next one is made: it holds all matches
         if self.format_only:
             logger.info(f"wrote {self.outfile_prefix}.{{{','.join(self.iou_types)}}}.json")
             return metrics
@@ -342,12 +342,10 @@ def accumulate(evaluator: Any) -> Any:
     """The numbers of all images that an evaluator has matched.
 
     Returns:
-        hotcoco's ``COCOeval``, with ``get_results``, ``summary_lines`` and ``eval``.
+        hotcoco's ``COCOeval``: ``eval``, and ``summary_lines()`` followed by ``get_results()``.
     """
     evaluation = evaluator.finalize()
     evaluation.accumulate()
-    with contextlib.redirect_stdout(io.StringIO()):  # the caller logs summary_lines()
-        evaluation.summarize()
     return evaluation
 
 

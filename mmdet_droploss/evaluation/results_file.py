@@ -54,7 +54,7 @@ def _as_text(mask: dict) -> dict:
     """A run-length encoding that JSON can hold."""
     counts = mask["counts"]
     return {
-        "size": [int(side) for side in mask["size"]],
+        "size": list(map(int, mask["size"])),
         "counts": counts.decode() if isinstance(counts, bytes) else counts,
     }
 

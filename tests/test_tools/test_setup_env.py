@@ -191,6 +191,12 @@ class TestOwnEnvironment:
         assert sandbox.run(TORCH_SPEC="torch==2.4.1 --find-links somewhere").returncode == 0
         assert any("torch==2.4.1 --find-links somewhere" in call for call in sandbox.calls())
 
+    def test_old_torch_gets_the_numpy_that_it_was_built_for(self, sandbox):
+        assert sandbox.run(TORCH_SPEC="torch==2.2.2").returncode == 0
+        assert any("numpy>=1.26,<2" in call.split() for call in sandbox.calls())
+        constraints = (sandbox.root / ".venv" / "mmdet_droploss_constraints.txt").read_text()
+        assert constraints.splitlines() == ["torch==2.2.2", "numpy>=1.26,<2"]
+
     def test_extras_add_up(self, sandbox):
         assert sandbox.run(SETUP_EXTRAS="tests").returncode == 0
         assert sandbox.calls()[-1].endswith("[tests]")
@@ -282,6 +288,13 @@ class TestUsersEnvironment:
         assert not any("torch=" in call or "numpy>" in call for call in sandbox.calls())
         constraints = (prefix / "mmdet_droploss_constraints.txt").read_text()
         assert constraints == "torch==2.5.1\n"
+
+    def test_an_old_torch_keeps_its_numpy(self, sandbox):
+        """What the package needs may ask for NumPy 2, and pip does not know that torch cannot."""
+        prefix = sandbox.user_environment("torch==2.1.2", "numpy==1.26.4")
+        assert sandbox.run(VIRTUAL_ENV=str(prefix)).returncode == 0
+        constraints = (prefix / "mmdet_droploss_constraints.txt").read_text()
+        assert constraints.splitlines() == ["torch==2.1.2", "numpy>=1.26,<2"]
 
     def test_forks_are_kept(self, sandbox):
         prefix = sandbox.user_environment("torch==2.13.0", "numpy==2.2.6")
