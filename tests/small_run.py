@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "mini_lvis" / "mask_rcnn_r18_fpn_mini_lvis.py"
 
 
-def options(data, iterations):
+def changes(data, iterations):
     """The mini config on the tiny data set, with a still smaller model."""
     annotations = f"{data}/annotations"
     classes = f"{annotations}/classes.txt"
@@ -45,7 +45,12 @@ def options(data, iterations):
             f"{name}_dataloader.num_workers": 0,
             f"{name}_dataloader.persistent_workers": False,
         }
-    return ["--cfg-options", *(f"{key}={value}" for key, value in settings.items())]
+    return settings
+
+
+def options(data, iterations):
+    """The same for the command line."""
+    return ["--cfg-options", *(f"{k}={v}" for k, v in changes(data, iterations).items())]
 
 
 def environment():

@@ -311,8 +311,8 @@ def test_empty_folder_is_not_a_package(tmp_path):
 
 def test_warning_points_at_the_importing_code():
     code = (
-        "import warnings, numpy\n"
-        "numpy.__version__ = '2.9.0'\n"
+        "import warnings, mmengine\n"
+        "mmengine.__version__ = '0.99.0'\n"
         "with warnings.catch_warnings(record=True) as seen:\n"
         "    warnings.simplefilter('always')\n"
         "    import mmdet_droploss\n"

@@ -286,7 +286,10 @@ def test_nothing_waits_for_a_gpu(kind, avg_factor, dtype):
 def test_labels_are_checked_on_a_gpu_without_waiting():
     """The checks take another way on CUDA. A fake GPU has the device, and no values either."""
     with FakeTensorMode(), torch.no_grad():
-        x = torch.empty(16, 6, device="cuda")
+        try:
+            x = torch.empty(16, 6, device="cuda")
+        except RuntimeError as error:  # a CUDA build of torch 2.1 starts CUDA all the same
+            pytest.skip(f"torch {torch.__version__}: {error}")
         labels = torch.empty(16, device="cuda", dtype=torch.int64)
         with pytest.raises(DataDependentOutputException):
             x.sum().item()
