@@ -49,13 +49,13 @@ def check_inputs(
         return
     message = f"labels must lie in [0, {num_classes}], where {num_classes} is background"
     in_range = ((labels >= 0) & (labels <= num_classes)).all()
-    if labels.device.type == "cuda":
+    if _must_not_wait(labels):
         torch._assert_async(in_range, message)
     elif labels.device.type == "cpu" and not in_range:
         raise ValueError(f"{message}, but they reach from {labels.min()} to {labels.max()}")
 
 
-def check_not_nan(loss: Tensor, cls_score: Tensor) -> None:
+def check_finite(loss: Tensor, cls_score: Tensor) -> None:
     """Stop at a NaN instead of training on.
 
     A NaN among a proposal's logits makes its loss NaN, so looking at the (N,) losses is enough.
@@ -64,18 +64,29 @@ def check_not_nan(loss: Tensor, cls_score: Tensor) -> None:
         ValueError: As :meth:`LongTailLoss.forward` says.
     """
     message = (
-        "the classification loss is NaN, because cls_score contains NaN or infinite values: "
-        "training has diverged. Lower the learning rate, lengthen the warm-up, or start the "
-        "classifier from a low prior (LargeVocabBBoxHead does)"
+        "the classification loss is NaN or infinite, because cls_score contains NaN or infinite "
+        "values: training has diverged. Lower the learning rate, lengthen the warm-up, or start "
+        "the classifier from a low prior (LargeVocabBBoxHead does)"
     )
-    if loss.device.type == "cuda":
-        torch._assert_async(~loss.isnan().any(), message)
-    elif loss.device.type == "cpu" and loss.isnan().any():
-        rows = loss.isnan().sum()
+    finite = loss.isfinite()
+    if _must_not_wait(loss):
+        torch._assert_async(finite.all(), message)
+    elif loss.device.type == "cpu" and not finite.all():
+        rows = len(loss) - finite.sum()
         raise ValueError(
             f"{message}. {rows} of {len(loss)} proposals are affected; cls_score has "
             f"{cls_score.isnan().sum()} NaN and {cls_score.isinf().sum()} infinite values"
         )
+
+
+def _must_not_wait(values: Tensor) -> bool:
+    """Whether looking at values would stop the program: on a GPU, and what is being compiled."""
+    return values.device.type == "cuda" or is_compiling()
+
+
+def is_compiling() -> bool:
+    """Whether this is traced by torch.compile."""
+    return getattr(torch.compiler, "is_compiling", lambda: False)()  # torch 2.1 does not tell
 
 
 def warn_of_unset_bias(cls_score: Tensor) -> None:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from ...datasets import ClassFrequency, load_class_frequency
 from . import equations as eq
-from .checks import check_inputs, check_not_nan, warn_of_unset_bias
+from . import fused
+from .checks import check_finite, check_inputs, is_compiling, warn_of_unset_bias
 from .running_accuracy import RunningAccuracy
 
 ClassFreq = str | os.PathLike | Sequence[int] | ClassFrequency | None
@@ -29,7 +30,8 @@ class LongTailLoss(nn.Module):
 
         L(r) = - sum_j w_j log p^_j,    p^_j = p_j if y_j = 1 else 1 - p_j
 
-    A subclass gives the weights w, in :meth:`weight`.
+    A subclass gives the weights w, in :meth:`weight`. The losses of this package give them to
+    :func:`fused.weighted_bce` as well, which is faster, and can be differentiated once only.
 
     Args:
         num_classes: The number of categories C, without background.
@@ -125,6 +127,17 @@ class LongTailLoss(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} does not define weight()")
 
+    def fused_options(self, labels: Tensor) -> dict | None:
+        """What :func:`fused.weighted_bce` needs to give the same weights, faster.
+
+        Args:
+            labels: (N,) int64 in [0, C].
+
+        Returns:
+            Its options; None, the default, if it cannot: then :meth:`weight` is used.
+        """
+        return None
+
     def forward(
         self,
         cls_score: Tensor,
@@ -167,17 +180,24 @@ class LongTailLoss(nn.Module):
             )
         if cls_score.dtype in (torch.float16, torch.bfloat16):
             cls_score = cls_score.float()
-        if self._is_first_step:
+        if self._is_first_step and not is_compiling():
             warn_of_unset_bias(cls_score)
             self._is_first_step = False
 
-        y, fg = eq.targets(labels, self.num_classes)
-        weight = self.weight(cls_score, y, fg, labels)
-        loss = eq.weighted_bce(cls_score, y, weight)
-        check_not_nan(loss, cls_score)
+        loss = self._loss_by_proposal(cls_score, labels)
+        check_finite(loss, cls_score)
         if reduction == "mean" and avg_factor is None:
             avg_factor = max(len(labels), 1)  # the mean of nothing is 0 here, not NaN
         return self.loss_weight * weight_reduce_loss(loss, label_weights, reduction, avg_factor)
+
+    def _loss_by_proposal(self, x: Tensor, labels: Tensor) -> Tensor:
+        """L(r), (N,)."""
+        options = self.fused_options(labels)
+        # torch.compile makes its own kernels of the equations themselves.
+        if options is not None and not is_compiling():
+            return fused.weighted_bce(x, labels, **options)
+        y, fg = eq.targets(labels, self.num_classes)
+        return eq.weighted_bce(x, y, self.weight(x, y, fg, labels))
 
     def get_cls_channels(self, num_classes: int) -> int:
         """The outputs that the classifier needs: C, no background channel.
@@ -263,6 +283,10 @@ class SigmoidBCELoss(LongTailLoss):
         """No weighting."""
         return None
 
+    def fused_options(self, labels: Tensor) -> dict:
+        """No weighting."""
+        return {}
+
 
 @MODELS.register_module()
 class EQL(LongTailLoss):
@@ -275,6 +299,10 @@ class EQL(LongTailLoss):
     def weight(self, x: Tensor, y: Tensor, fg: Tensor, labels: Tensor) -> Tensor:
         """Eq. (2)."""
         return eq.eql_weight(y, fg, self.tail)
+
+    def fused_options(self, labels: Tensor) -> dict:
+        """Eq. (2)."""
+        return {"tail": self.tail}
 
 
 @MODELS.register_module()
@@ -303,6 +331,10 @@ class BEQL(LongTailLoss):
         """Eq. (4)."""
         return eq.beql_weight(x, y, fg, self.tail, self.log_base)
 
+    def fused_options(self, labels: Tensor) -> dict:
+        """Eq. (4)."""
+        return {"tail": self.tail, "log_base": self.log_base}
+
 
 @MODELS.register_module()
 class FixedDropLoss(LongTailLoss):
@@ -321,9 +353,16 @@ class FixedDropLoss(LongTailLoss):
         self.drop_ratio = drop_ratio
 
     def weight(self, x: Tensor, y: Tensor, fg: Tensor, labels: Tensor) -> Tensor:
-        """Eq. (6) with a mu that does not depend on the batch."""
-        mu = eq.fixed_keep_probability(self.tail, self.drop_ratio)
-        return eq.drop_weight(y, fg, self.tail, mu)
+        """Eq. (6)."""
+        return eq.drop_weight(y, fg, self.tail, self.keep_probability(labels))
+
+    def fused_options(self, labels: Tensor) -> dict:
+        """Eq. (6)."""
+        return {"tail": self.tail, "keep_probability": self.keep_probability(labels)}
+
+    def keep_probability(self, labels: Tensor) -> Tensor:
+        """A mu, (C,), that does not depend on the batch."""
+        return eq.fixed_keep_probability(self.tail, self.drop_ratio)
 
 
 @MODELS.register_module()
@@ -351,9 +390,16 @@ class DropLoss(LongTailLoss):
         self.sync_statistics = sync_statistics
 
     def weight(self, x: Tensor, y: Tensor, fg: Tensor, labels: Tensor) -> Tensor:
-        """Eq. (6) with mu of eq. (7)."""
+        """Eq. (6)."""
+        return eq.drop_weight(y, fg, self.tail, self.keep_probability(labels))
+
+    def fused_options(self, labels: Tensor) -> dict:
+        """Eq. (6)."""
+        return {"tail": self.tail, "keep_probability": self.keep_probability(labels)}
+
+    def keep_probability(self, labels: Tensor) -> Tensor:
+        """mu of eq. (7), (C,)."""
         statistics = eq.batch_statistics(labels, self.tail)
         if self.sync_statistics:
             all_reduce(statistics)
-        mu = eq.drop_keep_probability(statistics, self.tail, self.drop_frequent)
-        return eq.drop_weight(y, fg, self.tail, mu)
+        return eq.drop_keep_probability(statistics, self.tail, self.drop_frequent)

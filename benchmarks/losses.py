@@ -1,0 +1,321 @@
+"""The losses, forward and backward, against plain BCE and against mmdet's Seesaw and EQLv2.
+
+Every loss is called as a bbox head calls it, with a quarter of the proposals foreground, LVIS v1's
+frequencies (--categories repeats or cuts them), and labels drawn by them. "BCE" is torch's
+binary_cross_entropy_with_logits with ready-made dense targets; "plain" is the same loss by the
+equations, one operation after another. All take turns, --repeats times; what is printed are medians
+and the middle half of the times.
+
+"Extra memory" is what forward and backward take at their peak beyond what was there before, the
+gradient included, divided by the size of the logits. "Operations" are the calls that work on values
+(on a GPU about as many launches), "of size N x C" those that read or write arrays of at least half
+the logits' bytes, "N x C written" how many such arrays they write, and "syncs" the calls for which
+the program would have to wait for a GPU. They are counted without one.
+
+examples:
+  python benchmarks/losses.py                                      # 1024 x 1203, and how it grows
+  python benchmarks/losses.py --proposals 512 --categories 1230 --no-growth
+  python benchmarks/losses.py --device cuda
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+
+from common import (
+    Measurement,
+    at_least,
+    in_fresh_process,
+    limit_threads,
+    make_parser,
+    ratio,
+    report,
+    table,
+)
+
+#: What the others are divided by.
+BASE = "BCE"
+OURS = ("SigmoidBCELoss", "EQL", "BEQL", "FixedDropLoss", "DropLoss")
+PEERS = ("SeesawLoss", "EQLV2Loss")
+
+
+class Setting:
+    """Logits, labels and losses of a size."""
+
+    def __init__(self, proposals: int, categories: int, device: str) -> None:
+        import torch
+
+        from mmdet_droploss.datasets import load_class_frequency
+
+        self.device = device
+        counts = load_class_frequency("lvis_v1").image_count.tolist()
+        self.counts = (counts * math.ceil(categories / len(counts)))[:categories]
+        generator = torch.Generator().manual_seed(0)
+        foreground = proposals // 4
+        labels = torch.full((proposals,), categories)
+        labels[:foreground] = torch.multinomial(
+            torch.tensor(self.counts, dtype=torch.float), foreground, True, generator=generator
+        )
+        order = torch.randperm(proposals, generator=generator)
+        self.labels = labels[order].to(device)
+        self.logits = (torch.randn(proposals, categories, generator=generator) - 5).to(device)
+        targets = torch.nn.functional.one_hot(self.labels, categories + 1)
+        self.targets = targets[:, :categories].float()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, C)."""
+        return tuple(self.logits.shape)
+
+    def step(self, name: str) -> Callable[[], object]:
+        """Forward and backward of a loss."""
+        import torch
+
+        leaf = self._leaf(name)
+        value = self._value(name, leaf)
+
+        def run() -> object:
+            leaf.grad = None
+            loss = value()
+            loss.backward()
+            if self.device == "cuda":
+                torch.cuda.synchronize()
+            return loss
+
+        return run
+
+    def _leaf(self, name: str) -> object:
+        import torch
+
+        more = {"SeesawLoss": 2, "EQLV2Loss": 1}.get(name, 0)  # object and background outputs
+        padding = self.logits.new_full((len(self.logits), more), -5.0)
+        return torch.cat([self.logits, padding], dim=1).requires_grad_()
+
+    def _value(self, name: str, leaf: object) -> Callable[[], object]:
+        import torch.nn.functional as F
+        from mmdet.registry import MODELS
+
+        if name == BASE:
+            return lambda: (
+                F.binary_cross_entropy_with_logits(leaf, self.targets, reduction="sum") / len(leaf)
+            )
+        kind, _, how = name.partition(" ")
+        config = {"type": kind, "num_classes": self.shape[1]}
+        if kind in OURS:
+            config["class_freq"] = self.counts
+        if kind == "FixedDropLoss":
+            config["drop_ratio"] = 0.5
+        loss = MODELS.build(config).to(self.device)
+        if kind in OURS:
+            loss._is_first_step = False  # in which it looks at the logits
+        if how == "plain":
+            loss.fused_options = lambda labels: None
+        weights = self.logits.new_ones(len(leaf))
+        if kind == "SeesawLoss":
+            return lambda: sum(
+                loss(leaf, self.labels, weights, avg_factor=len(leaf))[key]
+                for key in ("loss_cls_objectness", "loss_cls_classes")
+            )
+        return lambda: loss(leaf, self.labels, weights, avg_factor=len(leaf))
+
+
+def seconds_of(steps: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Times of the steps, which take turns, so that a noisy moment strikes all of them."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(repeats):
+        for name, step in steps.items():
+            step()  # brings its own arrays into the caches, as a loop of one loss would
+            begin = time.perf_counter()
+            step()
+            times[name].append(time.perf_counter() - begin)
+    return times
+
+
+def quartiles(times: list[float]) -> tuple[float, float, float]:
+    """The median between the ends of the middle half."""
+    if len(times) < 2:
+        return times[0], times[0], times[0]
+    low, median, high = statistics.quantiles(times, n=4, method="inclusive")
+    return low, median, high
+
+
+def operations_of(step: Callable[[], object], size: int) -> dict[str, float]:
+    """What a step asks of the device, by torch's dispatcher: forward and backward."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    aten = torch.ops.aten
+    allocating = {aten.empty, aten.empty_like, aten.new_empty, aten.empty_strided, aten.detach}
+    few_elements = {aten.gather, aten.scatter_, aten.index}  # of a large array
+    waiting = {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten._unique2}
+
+    class Count(TorchDispatchMode):
+        operations = large = written = syncs = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            packet = func.overloadpacket
+            if func.is_view or packet in allocating:
+                return result
+            self.operations += 1
+            self.syncs += packet in waiting
+            if packet not in few_elements:
+                outputs, inputs = (
+                    [
+                        leaf.numel() * leaf.element_size()
+                        for leaf in tree_leaves(tree)
+                        if is_array(leaf)
+                    ]
+                    for tree in (result, (args, kwargs))
+                )
+                self.large += max(outputs + inputs, default=0) >= size / 2
+                self.written += sum(n for n in outputs if n >= size / 2) / size
+            return result
+
+    def is_array(leaf: object) -> bool:
+        return isinstance(leaf, torch.Tensor)
+
+    with Count() as count:
+        step()
+    return {key: getattr(count, key) for key in ("operations", "large", "written", "syncs")}
+
+
+def count(name: str, shape: tuple[int, int]) -> dict[str, float]:
+    """Operations of a loss, on torch's meta device, where there are no values to wait for.
+
+    The peers do look at values: they are counted on the CPU.
+    """
+    import torch
+
+    size = 4 * math.prod(shape)
+    device = "cpu" if name in PEERS else "meta"
+    setting = Setting(*shape, device)
+    step = setting.step(name)
+    with torch.random.fork_rng():
+        step()
+        return operations_of(step, size)
+
+
+def memory_of(name: str, shape: tuple[int, int], device: str) -> float:
+    """Peak memory of a step beyond what was there before, in arrays of the logits' size."""
+    import torch
+
+    size = 4 * math.prod(shape)
+    Setting(64, shape[1], device).step(name)()  # loads what is loaded at the first use
+    step = Setting(*shape, device).step(name)
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        return (torch.cuda.max_memory_allocated() - before) / size
+    with Measurement() as measurement:
+        step()
+    return measurement.peak / size
+
+
+def memory_in_fresh_process(name: str, shape: tuple[int, int], device: str) -> dict:
+    """For a process of its own."""
+    return {"memory": memory_of(name, shape, device)}
+
+
+def main_rows(args: argparse.Namespace) -> tuple[list[list[object]], dict]:
+    """The table at one size."""
+    shape = (args.proposals, args.categories)
+    setting = Setting(*shape, args.device)
+    names = (BASE, *OURS, *(f"{name} plain" for name in OURS), *PEERS)
+    times = seconds_of({name: setting.step(name) for name in names}, args.repeats)
+    rows, numbers = [], {}
+    base = statistics.median(times[BASE])
+    slowest = {peer: statistics.median(times[peer]) for peer in PEERS}
+    for name in names:
+        low, median, high = quartiles(times[name])
+        counts = count(name, shape)
+        counts |= in_fresh_process(
+            memory_in_fresh_process, name, (args.memory_proposals, args.categories), args.device
+        )
+        numbers[name] = {"seconds": median, "low": low, "high": high, **counts}
+        rows.append(
+            [
+                name,
+                f"{1e3 * median:.2f}",
+                f"{1e3 * low:.2f} to {1e3 * high:.2f}",
+                ratio(median, base, 2),
+                *(ratio(median, seconds, 2) for seconds in slowest.values()),
+                f"{counts['memory']:.1f}",
+                counts["operations"],
+                counts["large"],
+                f"{counts['written']:.1f}",
+                counts["syncs"],
+            ]
+        )
+    return rows, numbers
+
+
+def growth_rows(args: argparse.Namespace) -> tuple[list[list[object]], dict]:
+    """Nanoseconds a logit at several sizes."""
+    sizes = [(n, args.categories) for n in (1024, 4096, 16384)]
+    sizes += [(args.proposals, c) for c in (100, 1203, 10000)]
+    rows, numbers = [], {}
+    for shape in sizes:
+        setting = Setting(*shape, args.device)
+        names = (BASE, "EQL", "BEQL", "DropLoss")
+        times = seconds_of({name: setting.step(name) for name in names}, max(args.repeats // 4, 1))
+        per_logit = {n: 1e9 * statistics.median(t) / math.prod(shape) for n, t in times.items()}
+        numbers[str(shape)] = per_logit
+        rows.append([f"{shape[0]} x {shape[1]}", *(f"{value:.2f}" for value in per_logit.values())])
+    return rows, numbers
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = make_parser(__doc__)
+    parser.add_argument(
+        "--proposals", type=at_least(4), default=1024, metavar="N", help="rows (%(default)s)"
+    )
+    parser.add_argument(
+        "--categories", type=at_least(2), default=1203, metavar="C", help="columns (%(default)s)"
+    )
+    parser.add_argument(
+        "--memory-proposals",
+        type=at_least(4),
+        default=8192,
+        metavar="N",
+        help="rows for the memory, which is measured as the process's (%(default)s)",
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(%(default)s)")
+    parser.add_argument("--repeats", type=at_least(1), default=100, help="turns (%(default)s)")
+    parser.add_argument("--no-growth", action="store_true", help="one size only")
+    args = parser.parse_args()
+    threads = limit_threads()
+    import torch
+
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no GPU")
+    warnings.filterwarnings("ignore", message="every category|no category|.*low frequency")
+    torch.set_num_threads(threads)
+    rows, numbers = main_rows(args)
+    header = [
+        *("forward and backward", "ms (median)", "middle half", f"/ {BASE}"),
+        *(f"/ {peer}" for peer in PEERS),
+        *("extra memory", "operations", "of size N x C", "N x C written", "syncs"),
+    ]
+    text = (
+        f"{args.proposals} x {args.categories} on {args.device}, at most {threads} threads, "
+        f"{args.repeats} turns; memory at {args.memory_proposals} x {args.categories}\n\n"
+        f"{table(header, rows)}"
+    )
+    found = {"losses": numbers}
+    if not args.no_growth:
+        rows, found["growth"] = growth_rows(args)
+        text += f"\n\n{table(['ns a logit', BASE, 'EQL', 'BEQL', 'DropLoss'], rows)}"
+    report(args, text, found)
+
+
+if __name__ == "__main__":
+    main()
