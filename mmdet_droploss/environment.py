@@ -45,7 +45,7 @@ MMCV_INSTALL = f"{MMCV_PREREQUISITES} && " + MMCV_BUILD.format(name="mmcv", vers
 
 REQUIREMENTS = {
     "numpy": Requirement("1.26", "3", "2.3", 'pip install "numpy>=1.26,<2.3"'),
-    "torch": Requirement("2.1", None, "2.14", 'pip install "torch>=2.1" (then build mmcv again)'),
+    "torch": Requirement("2.1", None, "2.15", 'pip install "torch>=2.1" (then build mmcv again)'),
     "mmengine": Requirement("0.10.7", "1", "0.11", 'pip install "mmengine>=0.10.7,<1.0"'),
     # Wide bounds: mmdet knows which mmcv it accepts, and the forks' mmdet accepts another.
     "mmcv": Requirement("2.0.0", "3", "2.4", MMCV_INSTALL),

@@ -187,7 +187,7 @@ class TestUntested:
         ("name", "version"),
         [
             ("numpy", "2.3.0"),
-            ("torch", "2.14.0"),
+            ("torch", "2.15.0"),
             ("mmengine", "0.11.0"),
             ("mmcv", "2.4.0"),
             ("mmdet", "3.6.0"),
