@@ -199,6 +199,23 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    """Where models are measured."""
+
+    def device(text: str) -> str:
+        import torch
+
+        if text not in ("cpu", "cuda"):
+            raise argparse.ArgumentTypeError(f"got {text!r}, allowed are cpu and cuda")
+        if text == "cuda" and not torch.cuda.is_available():
+            raise argparse.ArgumentTypeError("torch finds no GPU")
+        return text
+
+    parser.add_argument(
+        "--device", type=device, default="cpu", metavar="{cpu,cuda}", help="(%(default)s)"
+    )
+
+
 def at_least(least: int) -> Callable[[str], int]:
     """A whole number for argparse."""
 

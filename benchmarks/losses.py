@@ -29,6 +29,7 @@ from collections.abc import Callable
 
 from common import (
     Measurement,
+    add_device_option,
     at_least,
     in_fresh_process,
     limit_threads,
@@ -288,15 +289,13 @@ def main() -> None:
         metavar="N",
         help="rows for the memory, which is measured as the process's (%(default)s)",
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(%(default)s)")
+    add_device_option(parser)
     parser.add_argument("--repeats", type=at_least(1), default=100, help="turns (%(default)s)")
     parser.add_argument("--no-growth", action="store_true", help="one size only")
     args = parser.parse_args()
     threads = limit_threads()
     import torch
 
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch finds no GPU")
     warnings.filterwarnings("ignore", message="every category|no category|.*low frequency")
     torch.set_num_threads(threads)
     rows, numbers = main_rows(args)

@@ -1,7 +1,12 @@
 """Modules that MMDetection builds by name: losses and heads."""
 
 from .losses import BEQL, EQL, DropLoss, FixedDropLoss, SigmoidBCELoss
-from .roi_heads import DoubleConvFCBBoxHead, LargeVocabBBoxHead, LargeVocabCascadeRoIHead
+from .roi_heads import (
+    DoubleConvFCBBoxHead,
+    LargeVocabBBoxHead,
+    LargeVocabCascadeRoIHead,
+    LargeVocabMaskHead,
+)
 
 __all__ = [
     "BEQL",
@@ -11,5 +16,6 @@ __all__ = [
     "FixedDropLoss",
     "LargeVocabBBoxHead",
     "LargeVocabCascadeRoIHead",
+    "LargeVocabMaskHead",
     "SigmoidBCELoss",
 ]

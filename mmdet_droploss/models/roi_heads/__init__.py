@@ -3,5 +3,11 @@
 from .cascade_roi_head import LargeVocabCascadeRoIHead
 from .double_bbox_head import DoubleConvFCBBoxHead
 from .large_vocab_bbox_head import LargeVocabBBoxHead
+from .large_vocab_mask_head import LargeVocabMaskHead
 
-__all__ = ["DoubleConvFCBBoxHead", "LargeVocabBBoxHead", "LargeVocabCascadeRoIHead"]
+__all__ = [
+    "DoubleConvFCBBoxHead",
+    "LargeVocabBBoxHead",
+    "LargeVocabCascadeRoIHead",
+    "LargeVocabMaskHead",
+]

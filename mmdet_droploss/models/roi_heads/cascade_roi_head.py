@@ -5,8 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
+import torch
 from mmdet.models.roi_heads import CascadeRoIHead
 from mmdet.registry import MODELS
+from mmdet.structures.bbox import bbox2roi
+from mmdet.utils import InstanceList
+from torch import Tensor
 
 
 @MODELS.register_module()
@@ -18,6 +22,9 @@ class LargeVocabCascadeRoIHead(CascadeRoIHead):
     between the stages stands apart. A change of the loss then reads the same for both detectors::
 
         model = dict(roi_head=dict(bbox_head=dict(loss_cls=dict(type='DropLoss'))))
+
+    With :class:`LargeVocabMaskHead`, its stages' masks of the objects' own categories are averaged;
+    :class:`CascadeRoIHead` averages those of all categories.
 
     Args:
         bbox_head: The config of every stage's box head.
@@ -57,3 +64,27 @@ class LargeVocabCascadeRoIHead(CascadeRoIHead):
             coder = {"type": "DeltaXYWHBBoxCoder", **head.get("bbox_coder", {})}
             head["bbox_coder"] = {**coder, "target_stds": list(stds)}
         super().__init__(*args, num_stages=num_stages, bbox_head=heads, **kwargs)
+
+    def predict_mask(
+        self,
+        x: tuple[Tensor],
+        batch_img_metas: list[dict],
+        results_list: InstanceList,
+        rescale: bool = False,
+    ) -> InstanceList:
+        """Masks of the detections; see :class:`CascadeRoIHead`."""
+        rois = bbox2roi([result.bboxes for result in results_list])
+        if len(rois) == 0 or not all(
+            getattr(head, "own_class_only", False) for head in self.mask_head
+        ):
+            return super().predict_mask(x, batch_img_metas, results_list, rescale)
+        labels = torch.cat([result.labels for result in results_list])
+        of_stages = [
+            head.own_logits(self._mask_forward(stage, x, rois)["mask_preds"], labels).sigmoid()
+            for stage, head in enumerate(self.mask_head)
+        ]
+        masks = torch.stack(of_stages).mean(dim=0).split([len(r) for r in results_list])
+        masks = [mask.cpu().numpy() for mask in masks]  # what activate_map=True stands for
+        return self.mask_head[-1].predict_by_feat(
+            masks, results_list, batch_img_metas, self.test_cfg, rescale, activate_map=True
+        )

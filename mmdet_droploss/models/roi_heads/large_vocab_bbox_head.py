@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from mmdet.models.roi_heads import Shared2FCBBoxHead
 from mmdet.registry import MODELS
@@ -12,6 +13,9 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from .topk_nms import supports, topk_multiclass_nms
+
+#: Proposals that are looked at first for a box that reaches the image's border.
+FAR = 16
 
 
 @MODELS.register_module()
@@ -93,10 +97,25 @@ class LargeVocabBBoxHead(Shared2FCBBoxHead):
         corner = roi.new_tensor([[0, 0, width, height]])
         if rescale:
             corner = scale_boxes(corner, inverse_scale)
+
+        def largest_coordinate(candidates: Tensor) -> Tensor:
+            if self.reg_class_agnostic:  # a box a proposal
+                candidates = candidates.any(dim=1, keepdim=True)
+            # No box reaches beyond the image, and most likely one of these reaches its border.
+            far = roi[:, 3:].amax(dim=1).argsort(descending=True)
+            largest = corner.new_zeros(())
+            for proposals in (far[:FAR], far[FAR:]):
+                places, categories = candidates[proposals].nonzero(as_tuple=True)
+                if len(places):
+                    largest = torch.maximum(largest, decode(proposals[places], categories).max())
+                if largest >= corner.max():
+                    break
+            return largest
+
         bboxes, scores, labels = topk_multiclass_nms(
             scores,
             decode,
-            float(corner.max()),
+            largest_coordinate,
             rcnn_test_cfg.score_thr,
             rcnn_test_cfg.nms,
             rcnn_test_cfg.max_per_img,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from mmcv.ops import nms
+from mmcv.ops import batched_nms
 from torch import Tensor
 
 #: NMS configs for which the argument holds: hard NMS, class by class.
@@ -34,7 +34,7 @@ def supports(nms_cfg: dict | None, max_per_img: int) -> bool:
 def topk_multiclass_nms(
     scores: Tensor,
     decode: Callable[[Tensor, Tensor], Tensor],
-    max_coordinate: float,
+    largest_coordinate: Callable[[Tensor], Tensor],
     score_thr: float,
     nms_cfg: dict,
     max_per_img: int,
@@ -51,7 +51,8 @@ def topk_multiclass_nms(
         scores: (N, C) scores of N proposals for C categories, without background.
         decode: Takes (k,) proposal indices and (k,) category indices and returns their (k, 4)
             boxes (x1, y1, x2, y2), clipped to the image, so with no negative coordinate.
-        max_coordinate: The largest coordinate that ``decode`` can return.
+        largest_coordinate: Takes (N, C) bool, of which at least one is True, and returns the
+            largest coordinate of the boxes of these, a scalar.
         score_thr: Scores up to this are ignored.
         nms_cfg: For which :func:`supports` holds.
         max_per_img: How many detections to return at the most; > 0.
@@ -63,30 +64,24 @@ def topk_multiclass_nms(
     num_classes = scores.shape[1]
     flat = scores.flatten()
     # NaN is not above any threshold, but would be the best of all for topk.
-    flat = flat.masked_fill(~(flat > score_thr), -torch.inf)
-    num_valid = int((flat > -torch.inf).sum())
-
-    def boxes_of(indices: Tensor) -> Tensor:
-        return decode(torch.div(indices, num_classes, rounding_mode="floor"), indices % num_classes)
-
-    def select(k: int) -> Tensor:
-        """The k best, all that tie with the last of them included, in the order of the index."""
-        if k >= num_valid:
-            return (flat > -torch.inf).nonzero().squeeze(1)
-        return (flat >= flat.topk(k).values[-1]).nonzero().squeeze(1)
+    valid = flat > score_thr
+    flat = flat.masked_fill(~valid, -torch.inf)
+    num_valid = int(valid.sum())
+    largest = None
 
     top = GROWTH * max_per_img
     while True:
-        indices = select(top)
-        boxes, labels = boxes_of(indices), indices % num_classes
+        indices = best(flat, top) if top < num_valid else valid.nonzero().squeeze(1)
+        proposals = torch.div(indices, num_classes, rounding_mode="floor")
+        labels = indices % num_classes
+        boxes = decode(proposals, labels)
         if len(boxes) == 0:
             return boxes, flat[indices], labels
         # MMCV moves each category's boxes to a place of its own, by a step that depends on the
         # largest coordinate of all boxes. The sums are rounded, so the step decides last bits of
         # IoUs: it must be the very same.
-        largest = boxes.max()
-        if largest < max_coordinate and len(indices) < num_valid:
-            largest = boxes_of(select(num_valid)).max()
+        if largest is None:
+            largest = largest_coordinate(valid.view_as(scores))
         boxes_for_nms = boxes + (labels.to(boxes) * (largest + 1))[:, None]
         rank = flat[indices]
         if len(indices) < num_valid:
@@ -94,8 +89,27 @@ def topk_multiclass_nms(
             order = rank.argsort(descending=True, stable=True)
             rank = torch.empty_like(boxes[:, 0])
             rank[order] = torch.arange(len(order), 0, -1, device=rank.device, dtype=rank.dtype)
-        _, keep = nms(boxes_for_nms, rank, nms_cfg["iou_threshold"])
+        # The boxes are moved already, hence class_agnostic. MMCV takes many boxes category by
+        # category even so, which is faster then.
+        nms_cfg = dict(type="nms", iou_threshold=nms_cfg["iou_threshold"], class_agnostic=True)
+        _, keep = batched_nms(boxes_for_nms, rank, labels, nms_cfg)
         if len(keep) >= max_per_img or len(indices) >= num_valid:
             keep = keep[:max_per_img]
             return boxes[keep], flat[indices][keep], labels[keep]
         top *= GROWTH
+
+
+def best(values: Tensor, k: int) -> Tensor:
+    """The indices of the k largest, in rising order; of equal values the lower indices.
+
+    Args:
+        values: (n,), without NaN.
+        k: At most n.
+
+    Returns:
+        (k,) int64.
+    """
+    least = values.topk(k, sorted=False).values.min()
+    above = (values > least).nonzero().squeeze(1)
+    equal = (values == least).nonzero().squeeze(1)
+    return torch.cat([above, equal[: k - len(above)]]).sort().values
