@@ -1,0 +1,230 @@
+"""A whole image, from pixels to run-length encoded masks: this package's heads against mmdet's.
+
+Mask R-CNN and Cascade Mask R-CNN of the configs here, with LVIS v1's 1203 categories, the config's
+score threshold and 300 detections, on a random image. The peer is the same model with mmdet's heads
+(Shared2FCBBoxHead, FCNMaskHead, CascadeRoIHead) and the same weights. Without --checkpoint the
+weights are random, and the classifier's scores lie around 0.007; "bbox" and "mask" are the parts of
+the RoI head, "encode" is the run-length encoding, which both share.
+
+Boxes, scores and labels must be the same to the last bit, and masks but for one pixel in 10,000,
+where a value next to the threshold is rounded otherwise; else the exit code is 1.
+
+examples:
+  python benchmarks/inference.py                                    # 5 minutes on 2 cores
+  python benchmarks/inference.py --size 200 272 --repeats 1
+  python benchmarks/inference.py --configs configs/mini_lvis/mask_rcnn_r18_fpn_mini_lvis.py \\
+      --checkpoint work_dirs/quickstart/droploss/iter_800.pth --size 160 160
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from common import (
+    ROOT,
+    add_device_option,
+    at_least,
+    limit_threads,
+    make_parser,
+    ratio,
+    report,
+    table,
+)
+
+CONFIGS = (
+    "configs/droploss/mask_rcnn_r50_fpn_lvis_v1.py",
+    "configs/droploss/cascade_mask_rcnn_r50_fpn_lvis_v1.py",
+)
+PARTS = ("backbone", "rpn", "bbox", "mask", "encode")
+
+
+def build(path: Path, checkpoint: Path | None, device: str) -> object:
+    """The model of a config."""
+    import torch
+    from mmdet.registry import MODELS
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+    from mmengine.runner import load_checkpoint
+
+    config = Config.fromfile(path)
+    init_default_scope("mmdet")
+    config.model.backbone.init_cfg = None
+    torch.manual_seed(0)
+    model = MODELS.build(config.model)
+    model.init_weights()
+    if checkpoint is not None:
+        load_checkpoint(model, str(checkpoint), map_location="cpu")
+    else:
+        for name, parameter in model.named_parameters():
+            if name.endswith("fc_cls.weight"):
+                torch.nn.init.normal_(parameter, std=1e-3)
+            elif name.endswith("fc_cls.bias"):
+                torch.nn.init.normal_(parameter, mean=-5, std=0.3)
+    return model.eval().to(device)
+
+
+def with_heads_of_mmdet(model: object) -> object:
+    """A copy whose heads work as mmdet's; parameters are theirs in any case."""
+    from mmdet.models.roi_heads import CascadeRoIHead, FCNMaskHead, Shared2FCBBoxHead
+
+    from mmdet_droploss.models import (
+        LargeVocabBBoxHead,
+        LargeVocabCascadeRoIHead,
+        LargeVocabMaskHead,
+    )
+
+    kinds = {
+        LargeVocabBBoxHead: Shared2FCBBoxHead,
+        LargeVocabMaskHead: FCNMaskHead,
+        LargeVocabCascadeRoIHead: CascadeRoIHead,
+    }
+    peer = copy.deepcopy(model)
+    for module in peer.modules():
+        module.__class__ = kinds.get(type(module), type(module))
+    return peer
+
+
+@contextmanager
+def clock(model: object, device: str) -> Iterator[dict[str, float]]:
+    """Seconds of the parts of a model."""
+    import torch
+
+    seconds = dict.fromkeys(PARTS, 0.0)
+    places = {
+        "backbone": (model, "extract_feat"),
+        "rpn": (model.rpn_head, "predict"),
+        "bbox": (model.roi_head, "predict_bbox"),
+        "mask": (model.roi_head, "predict_mask"),
+    }
+
+    def timed(name: str, function: object) -> object:
+        def call(*args: object, **kwargs: object) -> object:
+            begin = time.perf_counter()
+            result = function(*args, **kwargs)
+            if device == "cuda":
+                torch.cuda.synchronize()
+            seconds[name] += time.perf_counter() - begin
+            return result
+
+        return call
+
+    for name, (owner, method) in places.items():
+        setattr(owner, method, timed(name, getattr(owner, method)))
+    try:
+        yield seconds
+    finally:
+        for owner, method in places.values():
+            delattr(owner, method)
+
+
+def predict(model: object, size: tuple[int, int], device: str) -> tuple[dict[str, float], object]:
+    """Seconds of one image, by part and whole, and its detections."""
+    import torch
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import encode_mask_results
+
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(256, (3, *size), generator=generator, dtype=torch.uint8)
+    shape = dict(img_shape=size, ori_shape=size, pad_shape=size, batch_input_shape=size)
+    sample = DetDataSample(metainfo=dict(img_id=0, scale_factor=(1.0, 1.0), **shape))
+    with torch.no_grad(), clock(model, device) as seconds:
+        begin = time.perf_counter()
+        found = model.test_step(dict(inputs=[image], data_samples=[sample]))[0].pred_instances
+        middle = time.perf_counter()
+        encode_mask_results(found.masks.cpu().numpy())
+        end = time.perf_counter()
+    return {**seconds, "encode": end - middle, "all": end - begin}, found
+
+
+def different(first: object, second: object) -> float:
+    """The share of pixels in which masks differ; infinite if anything else does."""
+    import torch
+
+    if not all(
+        torch.equal(getattr(first, key), getattr(second, key))
+        for key in ("bboxes", "scores", "labels")
+    ):
+        return float("inf")
+    return float((first.masks != second.masks).float().mean()) if len(first) else 0.0
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = make_parser(__doc__)
+    add_device_option(parser)
+    parser.add_argument(
+        "--configs",
+        type=Path,
+        nargs="+",
+        default=[ROOT / config for config in CONFIGS],
+        metavar="FILE",
+        help="of Mask R-CNNs (two of configs/droploss)",
+    )
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights for the configs")
+    parser.add_argument(
+        "--size",
+        type=at_least(32),
+        nargs=2,
+        default=(800, 1088),
+        metavar=("HEIGHT", "WIDTH"),
+        help="of the image; divisible by 32 (%(default)s)",
+    )
+    parser.add_argument("--repeats", type=at_least(1), default=3, help="images (%(default)s)")
+    args = parser.parse_args()
+    threads = limit_threads()
+    import torch
+
+    import mmdet_droploss  # noqa: F401  (registers the heads)
+
+    logging.disable(logging.INFO)  # what each parameter is initialised with
+    warnings.filterwarnings("ignore", category=UserWarning)
+    torch.set_num_threads(threads)
+    rows, numbers, worst = [], {}, 0.0
+    for path in args.configs:
+        ours = build(path, args.checkpoint, args.device)
+        models = {"ours": ours, "mmdet": with_heads_of_mmdet(ours)}
+        times: dict[str, list[dict]] = {name: [] for name in models}
+        predict(ours, tuple(args.size), args.device)  # loads what is loaded at the first use
+        for turn in range(args.repeats):
+            found = {}
+            for name, model in models.items():
+                print(f"{path.stem}: {name}, image {turn + 1}", file=sys.stderr)
+                seconds, found[name] = predict(model, tuple(args.size), args.device)
+                times[name].append(seconds)
+            worst = max(worst, different(found["ours"], found["mmdet"]))
+        medians = {
+            name: {key: statistics.median(one[key] for one in of_one) for key in of_one[0]}
+            for name, of_one in times.items()
+        }
+        numbers[path.stem] = {"detections": len(found["ours"]), **medians}
+        for name, median in medians.items():
+            spread = [one["all"] for one in times[name]]
+            rows.append(
+                [
+                    f"{path.stem}: {name}",
+                    *(f"{median[part]:.2f}" for part in PARTS),
+                    f"{median['all']:.2f}",
+                    f"{min(spread):.2f} to {max(spread):.2f}",
+                    ratio(medians["mmdet"]["all"], median["all"], 2),
+                ]
+            )
+    header = ["seconds (median)", *PARTS, "all", "range", "mmdet / this"]
+    text = (
+        f"{args.size[0]} x {args.size[1]} pixels on {args.device}, at most {threads} threads, "
+        f"{args.repeats} images; masks differ in {worst:.0e} of the pixels\n\n{table(header, rows)}"
+    )
+    report(args, text, {"inference": numbers, "different": worst})
+    if not worst <= 1e-4:
+        sys.exit(f"the detections are not the same ({worst})")
+
+
+if __name__ == "__main__":
+    main()
