@@ -78,11 +78,11 @@ class Setting:
         import torch
 
         leaf = self._leaf(name)
-        value = self._value(name, leaf)
+        value = self._value(name)
 
         def run() -> object:
             leaf.grad = None
-            loss = value()
+            loss = value(leaf.view_as(leaf))  # in a head they come out of a layer, too
             loss.backward()
             if self.device == "cuda":
                 torch.cuda.synchronize()
@@ -97,13 +97,14 @@ class Setting:
         padding = self.logits.new_full((len(self.logits), more), -5.0)
         return torch.cat([self.logits, padding], dim=1).requires_grad_()
 
-    def _value(self, name: str, leaf: object) -> Callable[[], object]:
+    def _value(self, name: str) -> Callable[[object], object]:
         import torch.nn.functional as F
         from mmdet.registry import MODELS
 
         if name == BASE:
-            return lambda: (
-                F.binary_cross_entropy_with_logits(leaf, self.targets, reduction="sum") / len(leaf)
+            return lambda logits: (
+                F.binary_cross_entropy_with_logits(logits, self.targets, reduction="sum")
+                / len(logits)
             )
         kind, _, how = name.partition(" ")
         config = {"type": kind, "num_classes": self.shape[1]}
@@ -116,13 +117,13 @@ class Setting:
             loss._is_first_step = False  # in which it looks at the logits
         if how == "plain":
             loss.fused_options = lambda labels: None
-        weights = self.logits.new_ones(len(leaf))
+        weights = self.logits.new_ones(len(self.logits))
         if kind == "SeesawLoss":
-            return lambda: sum(
-                loss(leaf, self.labels, weights, avg_factor=len(leaf))[key]
+            return lambda logits: sum(
+                loss(logits, self.labels, weights, avg_factor=len(logits))[key]
                 for key in ("loss_cls_objectness", "loss_cls_classes")
             )
-        return lambda: loss(leaf, self.labels, weights, avg_factor=len(leaf))
+        return lambda logits: loss(logits, self.labels, weights, avg_factor=len(logits))
 
 
 def seconds_of(steps: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:

@@ -4,12 +4,14 @@ set -euo pipefail
 
 usage() {
     cat <<'EOF'
-usage: bash tools/run_tests.sh [pytest arguments]
+usage: bash tools/run_tests.sh [--stack onedl] [pytest arguments]
 
 Runs "ruff check", "ruff format --check" and "pytest tests" with 2 processes. Arguments go to pytest:
 
   bash tools/run_tests.sh -k losses         tests with a name that matches
   bash tools/run_tests.sh -n 0 -x           one process, stop at the first failure
+
+  bash tools/run_tests.sh --stack onedl     with the maintained forks, in .venv-onedl (SETUP_VENV)
 
 The first run sets the environment up, see "bash tools/setup_env.sh --help".
 EOF
@@ -25,6 +27,15 @@ for argument in "$@"; do
 done
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+if [[ ${1:-} == --stack ]]; then
+    [[ ${2:-} == onedl || ${2:-} == openmmlab ]] || {
+        echo "run_tests: --stack '${2:-}', allowed are openmmlab and onedl" >&2
+        exit 2
+    }
+    export SETUP_STACK="$2"
+    [[ $2 == openmmlab ]] || export SETUP_VENV="${SETUP_VENV:-$PWD/.venv-onedl}"
+    shift 2
+fi
 # The tests build the documentation, too.
 export SETUP_EXTRAS="tests,docs${SETUP_EXTRAS:+,$SETUP_EXTRAS}"
 # shellcheck source=tools/setup_env.sh

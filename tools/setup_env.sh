@@ -35,7 +35,7 @@ usage: source tools/setup_env.sh          install what is missing and activate t
        bash tools/setup_env.sh [options]  the same, but print the environment's folder instead
 
 An active virtualenv or conda environment that has torch is used as it is: what is missing is added,
-its torch is never changed. Otherwise .venv in the repository is made, or used again.
+its torch is never changed. Otherwise, and always for SETUP_STACK=onedl, .venv in the repository is made, or used again.
 
   --extras NAMES  extras of the package to install as well: tests, docs, dev; several with commas
   --check         only say what is missing; the exit code is 1 if anything is
@@ -47,6 +47,7 @@ A script that sources this file cannot give options; the variables do the same:
   SETUP_VENV      where to make the environment (default: .venv in the repository)
   PYTHON          the Python to make it with, 3.10 to 3.12 (default: the first that runs of
                   python3.11, python3.12, python3.10, python3, python)
+  SETUP_STACK     openmmlab (the default), or onedl for the maintained forks of mmengine, mmcv and mmdet
   TORCH_SPEC      what to give to pip if torch is missing (default: torch==2.13.0). For a build of
                   your choice, CPU or a certain CUDA: install torch into an environment of your own
                   and activate that, or set this and pip's own variables (PIP_INDEX_URL and so on).
@@ -62,9 +63,23 @@ EOF
 TORCH_SPEC=${TORCH_SPEC:-torch==2.13.0}
 NUMPY_SPEC="numpy>=1.26,<2.3"
 OLD_NUMPY_SPEC="numpy>=1.26,<2"
-MMENGINE_SPEC="mmengine==0.10.7"
-MMCV_SPEC="mmcv==2.1.0"
-MMDET_SPEC="mmdet==3.3.0"
+case ${SETUP_STACK:=openmmlab} in
+    openmmlab)
+        MMENGINE_SPEC="mmengine==0.10.7"
+        MMCV_SPEC="mmcv==2.1.0"
+        MMDET_SPEC="mmdet==3.3.0"
+        ;;
+    onedl)
+        MMENGINE_SPEC="onedl-mmengine==0.10.12"
+        MMCV_SPEC="onedl-mmcv==2.3.6"
+        MMDET_SPEC="onedl-mmdetection==3.5.1"
+        ;;
+    *)
+        printf 'setup_env: SETUP_STACK=%s, allowed are openmmlab and onedl\n' "$SETUP_STACK" >&2
+        exit 2
+        ;;
+esac
+mmcv=${MMCV_SPEC%%==*}
 # mmcv's build imports pkg_resources, which later setuptools no longer has.
 BUILD_SPECS=("setuptools<81" wheel ninja psutil packaging)
 
@@ -106,7 +121,7 @@ pip_install() {
 # whatever provides the module, since a fork may.
 provides() {
     if [[ $own == 1 ]]; then
-        [[ $(version_of "$1" 2>/dev/null) == "${2#*==}" ]]
+        [[ $(version_of "${2%%==*}" 2>/dev/null) == "${2#*==}" ]]
     else
         "$python" -c "import importlib.util as u, sys; sys.exit(u.find_spec('$1') is None)"
     fi
@@ -119,6 +134,10 @@ ops_load() { "$python" -c "import torch, mmcv._ext" >>"$log" 2>&1; }
 # Prints the folder of the environment to use: an active one with torch, or our own.
 choose_environment() {
     local candidate
+    if [[ $SETUP_STACK != openmmlab ]]; then # the active one most likely has the other packages
+        printf '%s\n' "$own_prefix"
+        return
+    fi
     for candidate in "${VIRTUAL_ENV:-}" "${CONDA_PREFIX:-}"; do
         [[ -n $candidate && -x $candidate/bin/python && $candidate != "$own_prefix" ]] || continue
         if ! has "$candidate/bin/python" torch; then
@@ -235,13 +254,15 @@ show_progress() {
 
 build_mmcv() {
     local arguments=("$MMCV_SPEC") broken=0
-    # mmcv would be written over a fork's files. The package's own check says what to do instead.
-    if has "$python" onedl-mmcv; then
-        say "onedl-mmcv is installed, but its compiled ops do not load:"
+    # One would be written over the other's files. The package's own check says what to do instead.
+    local other=mmcv
+    [[ $mmcv != mmcv ]] || other=onedl-mmcv
+    if has "$python" "$other"; then
+        say "$other is installed, but its compiled ops do not load:"
         PYTHONPATH="$root" "$python" -c "import mmdet_droploss" >&2 || true
         exit 1
     fi
-    if has "$python" mmcv || has "$python" mmcv-lite; then
+    if has "$python" "$mmcv" || has "$python" mmcv-lite; then
         broken=1
     fi
     step "$MMCV_SPEC with its ops: compiling takes about 9 minutes on 2 cores, unless pip's cache" \
@@ -252,7 +273,7 @@ build_mmcv() {
     while true; do
         # What is installed, or what pip's cache holds, may lack the ops or be for another torch.
         if [[ $broken == 1 ]]; then
-            arguments=(--no-cache-dir --no-binary mmcv --force-reinstall --no-deps "$MMCV_SPEC")
+            arguments=(--no-cache-dir --no-binary "$mmcv" --force-reinstall --no-deps "$MMCV_SPEC")
         fi
         SECONDS=0
         show_progress &
@@ -274,7 +295,7 @@ build_mmcv() {
             tail -n 3 "$log" >&2
             die "mmcv was built, but its ops do not load, see above and $log"
         fi
-        say "pip's cache held an mmcv without ops or for another torch; building it from source"
+        say "pip's cache held an $mmcv without ops or for another torch; building it from source"
         broken=1
     done
 }

@@ -45,7 +45,13 @@ with open(state / "calls", "a") as calls:
     print(*arguments, file=calls)
 if os.environ.get("FAIL_ON", "no such name") in " ".join(arguments):
     sys.exit("pip: failed as told to")
-MODULES = {"opencv-python": "cv2", "opencv-python-headless": "cv2"}
+MODULES = {
+    "opencv-python": "cv2",
+    "opencv-python-headless": "cv2",
+    "onedl-mmengine": "mmengine",
+    "onedl-mmcv": "mmcv",
+    "onedl-mmdetection": "mmdet",
+}
 
 
 def put(name, version):
@@ -55,7 +61,7 @@ def put(name, version):
     if name == "opencv-python" and "NO_SCREEN" in os.environ:
         text = "raise ImportError('libGL.so.1: cannot open shared object file')\\n"
     (module / "__init__.py").write_text(text)
-    if name == "mmcv":
+    if name in ("mmcv", "onedl-mmcv"):
         stale = "STALE_CACHE" in os.environ and "--no-cache-dir" not in arguments
         text = "raise ImportError('undefined symbol: _ZN3c10')\\n" if stale else ""
         (module / "_ext.py").write_text(text)
@@ -65,7 +71,7 @@ def put(name, version):
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n")
 
 
-names = [a for a in arguments[1:] if not a.startswith("-") and a != "mmcv"]
+names = [a for a in arguments[1:] if not a.startswith("-") and a not in ("mmcv", "onedl-mmcv")]
 if arguments[0] == "uninstall":
     for name in names:
         for info in site.glob(f"{name.replace('-', '_')}-*.dist-info"):
@@ -76,7 +82,7 @@ else:
     for spec in names:
         name, version = re.match(r"([\\w-]+)(?:[=<>]+([\\w.]+))?", spec).groups()
         put(name, version or "1.0")
-        if name == "mmengine":  # requires it
+        if name in ("mmengine", "onedl-mmengine"):  # require it
             put("opencv-python", "4.9.0.80")
 """
 
@@ -190,6 +196,32 @@ class TestOwnEnvironment:
     def test_torch_of_choice(self, sandbox):
         assert sandbox.run(TORCH_SPEC="torch==2.4.1 --find-links somewhere").returncode == 0
         assert any("torch==2.4.1 --find-links somewhere" in call for call in sandbox.calls())
+
+    @pytest.mark.parametrize("env", [{}, dict(STALE_CACHE="1")], ids=["", "stale cache"])
+    def test_the_maintained_forks(self, sandbox, tmp_path, env):
+        """In an environment of their own, whatever is active."""
+        active = sandbox.user_environment("torch==2.5.1", "mmcv==2.1.0")
+        settings = dict(SETUP_STACK="onedl", SETUP_VENV=str(tmp_path / "forks"), **env)
+        # The stand-in has one folder of packages for all environments.
+        for name in ("torch", "mmcv"):
+            shutil.rmtree(sandbox.site / name)
+            shutil.rmtree(next(sandbox.site.glob(f"{name}-*.dist-info")))
+        result = sandbox.run(VIRTUAL_ENV=str(active), **settings)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout == f"{tmp_path / 'forks'}\n"
+        calls = sandbox.calls()
+        order = ["onedl-mmengine==0.10", "onedl-mmcv==2.3", "onedl-mmdetection==3.5", "--editable"]
+        places = [next(i for i, call in enumerate(calls) if what in call) for what in order]
+        assert places == sorted(places), calls
+        assert not any(f" {name}==" in call for call in calls for name in ("mmcv", "mmdet"))
+        rebuilt = [call for call in calls if "--no-binary onedl-mmcv" in call]
+        assert len(rebuilt) == len(env)
+        assert sandbox.run(**settings).stderr == ""
+
+    def test_an_unknown_stack(self, sandbox):
+        result = sandbox.run(SETUP_STACK="caffe")
+        assert result.returncode == 2
+        assert "SETUP_STACK=caffe, allowed are openmmlab and onedl" in result.stderr
 
     def test_old_torch_gets_the_numpy_that_it_was_built_for(self, sandbox):
         assert sandbox.run(TORCH_SPEC="torch==2.2.2").returncode == 0
