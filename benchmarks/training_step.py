@@ -24,7 +24,6 @@ from common import (
     add_device_option,
     at_least,
     human,
-    in_fresh_process,
     limit_threads,
     make_parser,
     ratio,
@@ -129,20 +128,18 @@ def step(model: object, batch: dict, device: str) -> tuple[float, float]:
     return seconds, spent
 
 
-def peak(name: str, size: tuple[int, int], device: str) -> dict:
-    """Memory of a step beyond the model, for a process of its own."""
+def peak(model: object, batch: dict, device: str) -> int:
+    """Memory that a step takes beyond model and images, in bytes."""
     import torch
 
-    model = build(name, device)
-    batch = make_batch(model, size)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         step(model, batch, device)
-        return {"peak": torch.cuda.max_memory_allocated() - before}
+        return torch.cuda.max_memory_allocated() - before
     with Measurement() as measurement:
         step(model, batch, device)
-    return {"peak": measurement.peak}
+    return measurement.peak
 
 
 def main() -> None:
@@ -176,7 +173,7 @@ def main() -> None:
     medians = {name: statistics.median(s for s, _ in of_one) for name, of_one in times.items()}
     for name, of_one in times.items():
         spent = statistics.median(loss for _, loss in of_one)
-        memory = in_fresh_process(peak, name, size, args.device)["peak"]
+        memory = peak(models[name], batch, args.device)
         numbers[name] = {"seconds": medians[name], "loss": spent, "peak": memory}
         spread = [seconds for seconds, _ in of_one]
         rows.append(

@@ -84,6 +84,41 @@ def test_lvis_evaluation(work_dir):
         assert ours["numbers"][f"{iou_type}_AP"] > 0, "else there is nothing to compare"
 
 
+def test_losses(work_dir):
+    options = ("--proposals", 64, "--categories", 50, "--memory-proposals", 512, "--repeats", 1)
+    found = run("losses", work_dir, *options, "--no-growth")["losses"]
+    assert {"BCE", "DropLoss", "DropLoss plain", "SeesawLoss", "EQLV2Loss"} <= set(found)
+    assert all(math.isfinite(number) for number in leaves(found))
+    for name, of_one in found.items():
+        assert of_one["seconds"] > 0
+        if name not in ("SeesawLoss", "EQLV2Loss"):
+            assert of_one["syncs"] == 0, name
+    assert found["DropLoss"]["written"] <= found["DropLoss plain"]["written"]
+
+
+def test_post_processing(work_dir):
+    options = ("--proposals", 60, "--categories", 40, "--repeats", 1)
+    found = run("post_processing", work_dir, *options)["post_processing"]
+    assert len(found) == 8 and all(one["equal"] for one in found.values())
+
+
+def test_inference(work_dir):
+    config = BENCHMARKS.parent / "configs" / "droploss" / "mask_rcnn_r50_fpn_lvis_v1.py"
+    options = ("--configs", config, "--size", 64, 96, "--repeats", 1)
+    found = run("inference", work_dir, *options)
+    assert found["different"] <= 1e-4 and len(found["inference"]) == 1
+    for of_one in found["inference"].values():
+        assert of_one["detections"] == 300
+        for name in ("ours", "mmdet"):
+            assert sum(of_one[name].values()) > of_one[name]["all"] > 0
+
+
+def test_training_step(work_dir):
+    found = run("training_step", work_dir, "--size", 64, 96, "--repeats", 1)["training_step"]
+    assert len(found) == 4
+    assert all(0 < one["loss"] < one["seconds"] for one in found.values())
+
+
 @pytest.fixture
 def evaluation(monkeypatch):
     """The module, not run."""
@@ -133,7 +168,9 @@ def test_a_measured_process_that_is_killed_is_an_error_not_an_endless_wait(tmp_p
     assert done.returncode == 1 and "exit code -9" in done.stderr
 
 
-@pytest.mark.parametrize("script", sorted(path.stem for path in BENCHMARKS.glob("*_*.py")))
+@pytest.mark.parametrize(
+    "script", sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem != "common")
+)
 def test_help_shows_a_command(script):
     done = subprocess.run(
         [sys.executable, str(BENCHMARKS / f"{script}.py"), "--help"],
