@@ -2,7 +2,8 @@
 
 ``mim train mmdet_droploss ...`` reads configs, tools and the model index from
 ``mmdet_droploss/.mim``. A wheel gets copies of them, put straight into the build folder. An
-editable install gets links in the source tree, so that mim sees a config as soon as it is edited.
+editable install gets links in the source tree, so that mim sees a config as soon as it is edited,
+and metadata that leads mim and MMEngine there.
 """
 
 import atexit
@@ -14,6 +15,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build import build
 from setuptools.command.build_py import build_py
+from setuptools.command.editable_wheel import editable_wheel
 
 ROOT = Path(__file__).resolve().parent
 MIM_DIR = Path("mmdet_droploss", ".mim")
@@ -83,5 +85,31 @@ class BuildPyWithMimFiles(build_py):
                 remove(target_root / name)
 
 
+class EditableWheelThatMimFinds(editable_wheel):
+    """Say in the metadata where the package is.
+
+    mim and MMEngine look for a package beside its metadata, so in site-packages, where an editable
+    install puts none. If there is none, they join that folder with the first line of top_level.txt,
+    and joining with an absolute path gives this path. The second line is what others look for.
+    """
+
+    def run(self):
+        if self.dist_info_dir is None:  # pip makes it before it calls this, other tools may not
+            dist_info = self.reinitialize_command("dist_info")
+            dist_info.output_dir = self.dist_dir
+            dist_info.ensure_finalized()
+            dist_info.run()
+            self.dist_info_dir = dist_info.dist_info_dir
+        names = Path(self.dist_info_dir, "top_level.txt")
+        names.write_text(f"{ROOT / 'mmdet_droploss'}\nmmdet_droploss\n", encoding="utf-8")
+        super().run()
+
+
 if __name__ == "__main__":
-    setup(cmdclass={"build": BuildInTemporaryFolder, "build_py": BuildPyWithMimFiles})
+    setup(
+        cmdclass={
+            "build": BuildInTemporaryFolder,
+            "build_py": BuildPyWithMimFiles,
+            "editable_wheel": EditableWheelThatMimFinds,
+        }
+    )

@@ -11,6 +11,6 @@ from .version import __version__
 
 check_environment()  # first: what follows fails in obscure ways in an environment that cannot work
 
-from . import datasets, engine, evaluation, models
+from . import datasets, engine, evaluation, models, registry
 
-__all__ = ["__version__", "datasets", "engine", "evaluation", "models"]
+__all__ = ["__version__", "datasets", "engine", "evaluation", "models", "registry"]

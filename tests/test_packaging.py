@@ -152,6 +152,10 @@ def test_editable_install_is_a_path_with_links_for_mim(source_tree, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         (pth,) = [name for name in archive.namelist() if name.endswith(".pth")]
         assert archive.read(pth).decode().split() == [str(source_tree.resolve())]
+        # mim and MMEngine join the folder of the metadata with the first of these lines.
+        (names,) = [name for name in archive.namelist() if name.endswith("/top_level.txt")]
+        package = source_tree.resolve() / "mmdet_droploss"
+        assert archive.read(names).decode().split("\n") == [str(package), "mmdet_droploss", ""]
     mim = source_tree / "mmdet_droploss" / ".mim"
     for name in ("configs", "tools", "model-index.yml"):
         assert (mim / name).resolve() == (source_tree / name).resolve()
