@@ -27,6 +27,7 @@ COLLECTION_OF_LOSS = {
     "CrossEntropyLoss": "Softmax",
     "FixedDropLoss": "Fixed drop ratio",
     "SeesawLoss": "Seesaw",
+    "EQLV2Loss": "EQLv2",
 }
 FOLDER_OF_COLLECTION = {"Sigmoid BCE": "sigmoid", "Fixed drop ratio": "fixed_drop"}
 

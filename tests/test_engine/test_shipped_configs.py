@@ -77,8 +77,8 @@ def test_a_config_builds(path, mini_lvis_dir):
     assert len(heads) == (3 if "cascade" in path.name else 1)
     for head in heads:
         assert head.num_classes == getattr(head.loss_cls, "num_classes", num_classes) == num_classes
-        # Softmax has an output for background, Seesaw two for object and background.
-        more = {"CrossEntropyLoss": 1, "SeesawLoss": 2}.get(loss.type, 0)
+        # Softmax and EQLv2 have an output for background, Seesaw two for object and background.
+        more = {"CrossEntropyLoss": 1, "EQLV2Loss": 1, "SeesawLoss": 2}.get(loss.type, 0)
         assert head.fc_cls.out_features == num_classes + more
     masks = model.roi_head.mask_head
     for mask in masks if isinstance(masks, torch.nn.ModuleList) else [masks]:
@@ -135,6 +135,7 @@ def build_on_meta(cfg):
         ("FixedDropLoss", "fixed_drop"),
         ("DropLoss", "droploss"),
         ("SeesawLoss", "seesaw"),
+        ("EQLV2Loss", "eqlv2"),
     ],
 )
 @pytest.mark.parametrize("model", ["mask_rcnn", "cascade_mask_rcnn"])
@@ -267,7 +268,7 @@ SIBLINGS = [
 def test_a_part_of_a_name_says_what_differs(name, part, sibling):
     expected = PARTS[part][1]
     loss = read(NAMES[name]).model.roi_head.bbox_head.loss_cls
-    if loss.type == "SeesawLoss":  # mmdet's own counts the frequencies itself
+    if loss.type in ("SeesawLoss", "EQLV2Loss"):  # they count the frequencies themselves
         expected = expected - {"model.roi_head.bbox_head.loss_cls.class_freq"}
     assert differences(NAMES[name], NAMES[sibling]) == expected
 
@@ -280,7 +281,7 @@ def test_every_variant_was_compared():
 
 #: A loss, with its value in a sweep, as it stands in names.
 LOSS = re.compile(
-    r"_(sigmoid|softmax|eql|beql(_b\d+)?|fixed_drop_[\d.]+|seesaw|keep_frequent)(?=_)"
+    r"_(sigmoid|softmax|eql|beql(_b\d+)?|fixed_drop_[\d.]+|seesaw|eqlv2|keep_frequent)(?=_)"
 )
 
 

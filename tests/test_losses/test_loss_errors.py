@@ -229,3 +229,10 @@ def test_frequencies_cannot_be_forgotten(kind):
     """None has to be asked for: it is right for inference only."""
     with pytest.raises(TypeError, match="class_freq"):
         MODELS.build(dict(type=kind, num_classes=3))
+
+
+def test_labels_with_qualities_are_not_labels():
+    """What heads of the GFL family give."""
+    labels = torch.tensor([0, 3])
+    with pytest.raises(ValueError, match="int64 tensor, but they are a tuple.*GFL, VFNet, TOOD"):
+        EQL(3, class_freq=COUNTS)(torch.zeros(2, 3), (labels, torch.rand(2)))

@@ -24,9 +24,10 @@ def check_inputs(
         hint = ""
         if cls_score.dim() == 2 and cls_score.shape[1] == num_classes + 1:
             hint = (
-                ". It has one column too many: these losses have no background channel. The head "
-                "must ask the loss for its channels (custom_cls_channels), as "
-                "LargeVocabBBoxHead and MMDetection's Shared2FCBBoxHead do"
+                ". It has one column too many: these losses have no background channel. A bbox "
+                "head must ask the loss for its channels (custom_cls_channels), as "
+                "LargeVocabBBoxHead and MMDetection's Shared2FCBBoxHead do; a dense head like "
+                "RetinaNet's takes their number from use_sigmoid=True in the config of loss_cls"
             )
         raise ValueError(
             f"cls_score must have shape (N, num_classes) = (N, {num_classes}), but it has "
@@ -34,6 +35,12 @@ def check_inputs(
         )
     if not cls_score.is_floating_point():
         raise ValueError(f"cls_score must be floating point, but it is {cls_score.dtype}")
+    if not isinstance(labels, Tensor):
+        raise ValueError(
+            f"labels must be an int64 tensor, but they are a {type(labels).__name__}: heads that "
+            f"learn a quality together with the category (GFL, VFNet, TOOD) need the losses made "
+            f"for them"
+        )
     num_proposals = len(cls_score)
     if labels.shape != (num_proposals,) or labels.dtype != torch.int64:
         raise ValueError(

@@ -46,6 +46,8 @@ class LongTailLoss(nn.Module):
             only if ``class_freq`` does not tell it.
         reduction: ``'none'`` (a value per proposal), ``'mean'`` or ``'sum'``.
         loss_weight: Factor on the loss.
+        use_sigmoid: True, nothing else. Dense and query heads ask for it, by the config or the
+            module, before they decide on the number of their outputs.
 
     Attributes:
         tail: (C,) bool buffer, T(f_j). A checkpoint carries it.
@@ -72,8 +74,15 @@ class LongTailLoss(nn.Module):
         num_images: int | None = None,
         reduction: str = "mean",
         loss_weight: float = 1.0,
+        use_sigmoid: bool = True,
     ) -> None:
         super().__init__()
+        if use_sigmoid is not True:
+            raise ValueError(
+                f"{type(self).__name__} is a sum over sigmoid outputs: use_sigmoid can only be "
+                f"True, but it is {use_sigmoid!r}"
+            )
+        self.use_sigmoid = True
         if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
             raise ValueError(f"num_classes must be a whole number >= 1, but it is {num_classes!r}")
         if reduction not in ("none", "mean", "sum"):

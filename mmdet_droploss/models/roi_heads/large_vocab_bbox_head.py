@@ -12,6 +12,7 @@ from mmengine.model import bias_init_with_prob
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from ..losses import LongTailLoss
 from .topk_nms import supports, topk_multiclass_nms
 
 #: Proposals that are looked at first for a box that reaches the image's border.
@@ -52,7 +53,8 @@ class LargeVocabBBoxHead(Shared2FCBBoxHead):
         gradients, and of ``DropLoss``'s synchronised statistics.
         """
         losses = super().loss(cls_score, bbox_pred, rois, *args, **kwargs)
-        if self.custom_cls_channels and cls_score is not None and "loss_cls" not in losses:
+        is_ours = isinstance(self.loss_cls, LongTailLoss)
+        if is_ours and cls_score is not None and "loss_cls" not in losses:
             losses["loss_cls"] = self.loss_cls(cls_score, cls_score.new_zeros(0).long())
         return losses
 

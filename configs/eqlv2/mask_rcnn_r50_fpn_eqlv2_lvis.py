@@ -1,0 +1,8 @@
+_base_ = "../sigmoid/mask_rcnn_r50_fpn_sigmoid_lvis.py"
+model = dict(
+    roi_head=dict(
+        bbox_head=dict(
+            loss_cls=dict(_delete_=True, type="EQLV2Loss", num_classes=_base_.num_classes)
+        )
+    )
+)

@@ -1,0 +1,44 @@
+"""MMDetection's EQLv2, for comparison: made to work in its bbox heads."""
+
+from __future__ import annotations
+
+from mmdet.models.losses import EQLV2Loss as MMDetEQLV2Loss
+from mmdet.models.losses import accuracy
+from mmdet.registry import MODELS
+from mmengine.dist import is_distributed
+from torch import Tensor
+
+
+@MODELS.register_module(force=True)
+class EQLV2Loss(MMDetEQLV2Loss):
+    """:class:`mmdet.models.EQLV2Loss` that tells a bbox head what it needs.
+
+    MMDetection's has all of it, but not under the names that its heads ask for: they would take the
+    softmax of its sigmoid logits. This one takes its name in the registry. In distributed training
+    it adds up the gradients of all processes, as the paper does, without being told.
+
+    Args:
+        *args, **kwargs: Those of MMDetection's loss.
+    """
+
+    custom_cls_channels = True
+    custom_activation = True
+    custom_accuracy = True
+
+    def forward(self, *args, **kwargs) -> Tensor:
+        """The loss; see :class:`mmdet.models.EQLV2Loss`."""
+        self.use_distributed = is_distributed()
+        return super().forward(*args, **kwargs)
+
+    def get_cls_channels(self, num_classes: int) -> int:
+        """The categories, and whether there is no object."""
+        return self.get_channel_num(num_classes)
+
+    def get_accuracy(self, cls_score: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Top-1 accuracy in percent, background included.
+
+        Args:
+            cls_score: (N, C + 1) logits.
+            labels: (N,) int64 in [0, C].
+        """
+        return {"acc": accuracy(cls_score, labels)}
