@@ -275,13 +275,17 @@ def machine() -> str:
         ),
         platform.processor(),
     )
-    names = ("torch", "numpy", "mmdet", "hotcoco", "lvis", "msgspec")
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
+    import mmdet  # whichever distribution it is of
+
+    names = ("torch", "numpy", "hotcoco", "lvis", "msgspec")
+    versions = [
+        f"mmdet {mmdet.__version__}",
+        *(f"{name} {metadata.version(name)}" for name in names),
+    ]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     cores = len(os.sched_getaffinity(0))
-    return (
-        f"{cores} cores of {cpu}, {human(memory)}; Python {platform.python_version()}, {versions}"
-    )
+    python = platform.python_version()
+    return f"{cores} cores of {cpu}, {human(memory)}; Python {python}, {', '.join(versions)}"
 
 
 def report(arguments: argparse.Namespace, text: str, numbers: dict) -> None:

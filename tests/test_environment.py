@@ -306,7 +306,7 @@ def test_empty_folder_is_not_a_package(tmp_path):
     (tmp_path / "mmdet").mkdir()
     code = "from mmdet_droploss.environment import _is_there; print(_is_there('mmdet_nothing'))"
     (tmp_path / "mmdet_nothing").mkdir()
-    assert run(code, tmp_path).stdout.strip() == "False"
+    assert run(code, tmp_path).stdout.splitlines()[-1] == "False"
 
 
 def test_warning_points_at_the_importing_code():
@@ -321,4 +321,5 @@ def test_warning_points_at_the_importing_code():
         "print(len(ours), ours[0].filename)\n"
     )
     result = run(code)
-    assert result.stdout.split() == ["1", "<string>"], result.stderr
+    # The maintained fork of mmdet has something to say of its own.
+    assert result.stdout.splitlines()[-1].split() == ["1", "<string>"], result.stderr

@@ -1,7 +1,7 @@
 """What stands between the launcher and the runner."""
 
 from .checkpoint import load_from_local
-from .distributed import CPUDistributedDataParallel
+from .distributed import CPUDistributedDataParallel, leave_launcher
 from .hooks import CheckpointShapeHook
 from .launch import forget_missing_class_freq, prepare_run
 
@@ -9,6 +9,7 @@ __all__ = [
     "CPUDistributedDataParallel",
     "CheckpointShapeHook",
     "forget_missing_class_freq",
+    "leave_launcher",
     "load_from_local",
     "prepare_run",
 ]

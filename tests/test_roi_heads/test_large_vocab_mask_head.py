@@ -107,7 +107,7 @@ def test_a_head_of_another_kind_is_left_alone():
         dict(
             type="LargeVocabMaskHead",
             num_classes=NUM_CLASSES,
-            predictor_cfg=dict(type="NormedConv2d", tempearture=20),
+            predictor_cfg=dict(type="NormedConv2d"),
             loss_mask=dict(type="CrossEntropyLoss", use_mask=True),
         )
     )
