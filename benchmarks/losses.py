@@ -263,7 +263,7 @@ def growth_rows(args: argparse.Namespace) -> tuple[list[list[object]], dict]:
     sizes = [(n, args.categories) for n in (1024, 4096, 16384)]
     sizes += [(args.proposals, c) for c in (100, 1203, 10000)]
     rows, numbers = [], {}
-    for shape in sizes:
+    for shape in dict.fromkeys(sizes):
         setting = Setting(*shape, args.device)
         names = (BASE, "EQL", "BEQL", "DropLoss")
         times = seconds_of({name: setting.step(name) for name in names}, max(args.repeats // 4, 1))

@@ -112,6 +112,16 @@ def test_torch_compile_takes_the_whole_loss(cls):
         compiled(x, labels + 1)
 
 
+@pytest.mark.parametrize("cls", [SigmoidBCELoss, EQL, DropLoss])
+def test_a_category_may_be_ruled_out(cls):
+    """A logit of -inf for something else is right, and costs nothing."""
+    x, labels = batch()
+    labels = torch.where(labels == 6, 7, labels)
+    x[:, 6] = -torch.inf
+    value, gradient = value_and_gradient(build(cls), x, labels)
+    assert value.isfinite() and gradient.isfinite().all() and not gradient[:, 6].any()
+
+
 def test_a_loss_of_ones_own_needs_its_weights_only():
     class Halved(LongTailLoss):
         def weight(self, x, y, fg, labels):

@@ -5,8 +5,8 @@ other weights do not depend on the labels, but for whether the proposal is foreg
 dense targets nor dense weights outlive a block of rows, and the gradient, w (p - y), is the only
 array of the logits' size that does.
 
-Weights are made in the dtype of the logits, by arithmetic in place: on a CPU, ``where`` and
-products with booleans take several times as long.
+Weights of 0 are applied to the logits, in their dtype: a term whose logit is far below 0 is 0, and
+so is its gradient. On a CPU, ``where`` and products with booleans take several times as long.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class WeightedBCE(torch.autograd.Function):
         own_or_any = own.clamp(max=num_classes - 1)
         # The own term is -log(p), with the gradient p - 1 = -sigmoid(-x), and has the weight 1.
         x_own = x.gather(1, own_or_any)
-        own_term = softplus(-x_own) * fg
+        own_term = torch.where(fg, softplus(-x_own), 0.0)
 
         grad = torch.empty_like(x)
         loss = x.new_empty(num_proposals)
