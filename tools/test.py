@@ -18,7 +18,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 import mmdet_droploss  # noqa: F401  (checks the environment before anything slow)
-from mmdet_droploss.engine import forget_missing_class_freq, leave_launcher, prepare_run
+from mmdet_droploss.engine import forget_missing_class_freq, prepare_run
 from mmdet_droploss.evaluation.dump_results import StreamedDetResults
 
 
@@ -105,7 +105,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.out is not None:
         runner.test_evaluator.metrics.append(StreamedDetResults(args.out))
     runner.test()
-    leave_launcher()
 
 
 if __name__ == "__main__":

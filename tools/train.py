@@ -20,7 +20,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 import mmdet_droploss  # noqa: F401  (checks the environment before anything slow)
-from mmdet_droploss.engine import leave_launcher, prepare_run
+from mmdet_droploss.engine import prepare_run
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -100,7 +100,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     prepare_run(cfg, args.launcher)
     runner = Runner.from_cfg(cfg) if "runner_type" not in cfg else RUNNERS.build(cfg)
     runner.train()
-    leave_launcher()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What stands between the launcher and the runner."""
 
 from .checkpoint import load_from_local
-from .distributed import CPUDistributedDataParallel, leave_launcher
+from .distributed import CPUDistributedDataParallel
 from .hooks import CheckpointShapeHook
 from .launch import forget_missing_class_freq, prepare_run
 
@@ -9,7 +9,6 @@ __all__ = [
     "CPUDistributedDataParallel",
     "CheckpointShapeHook",
     "forget_missing_class_freq",
-    "leave_launcher",
     "load_from_local",
     "prepare_run",
 ]

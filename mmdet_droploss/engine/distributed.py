@@ -8,7 +8,6 @@ import subprocess
 import torch
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODEL_WRAPPERS
-from torch import distributed as dist
 from torch import nn
 
 
@@ -103,14 +102,3 @@ def check_gpu_count() -> None:
             f"at most {count} processes (dist_train.sh CONFIG {count}), or hide the GPUs with "
             f"CUDA_VISIBLE_DEVICES= to run on the CPU"
         )
-
-
-def leave_launcher() -> None:
-    """End the processes together, after all went well; nothing if there is one only.
-
-    A process that ends while others still talk to it makes them abort, and the launcher report a
-    failure of what has succeeded.
-    """
-    if dist.is_available() and dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()

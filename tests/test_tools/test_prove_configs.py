@@ -1,4 +1,4 @@
-"""prove_configs.py on a representative subset; all configs take half an hour."""
+"""prove_configs.py on a representative subset; all configs take most of an hour."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from mmdet.models.losses import EQLV2Loss as MMDetEQLV2Loss
 from mmdet.models.losses import accuracy
 from mmdet.registry import MODELS
-from mmengine.dist import is_distributed
 from torch import Tensor
 
 
@@ -14,8 +13,9 @@ class EQLV2Loss(MMDetEQLV2Loss):
     """:class:`mmdet.models.EQLV2Loss` that tells a bbox head what it needs.
 
     MMDetection's has all of it, but not under the names that its heads ask for: they would take the
-    softmax of its sigmoid logits. This one takes its name in the registry. In distributed training
-    it adds up the gradients of all processes, as the paper does, without being told.
+    softmax of its sigmoid logits. This one takes its name in the registry. As there, each process
+    balances by its own gradients unless ``use_distributed=True``, and ``weight`` and ``avg_factor``
+    have no effect.
 
     Args:
         *args, **kwargs: Those of MMDetection's loss.
@@ -24,11 +24,6 @@ class EQLV2Loss(MMDetEQLV2Loss):
     custom_cls_channels = True
     custom_activation = True
     custom_accuracy = True
-
-    def forward(self, *args, **kwargs) -> Tensor:
-        """The loss; see :class:`mmdet.models.EQLV2Loss`."""
-        self.use_distributed = is_distributed()
-        return super().forward(*args, **kwargs)
 
     def get_cls_channels(self, num_classes: int) -> int:
         """The categories, and whether there is no object."""
