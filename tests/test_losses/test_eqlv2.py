@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import torch
 from mmdet.registry import MODELS
-from mmengine.registry import init_default_scope
 
 
 def test_a_head_takes_the_scores_of_the_loss_not_a_softmax():
-    init_default_scope("mmdet")  # a test before may have left another
     head = MODELS.build(
         dict(
             type="LargeVocabBBoxHead",
