@@ -10,11 +10,14 @@ and the middle half of the times.
 gradient included, divided by the size of the logits. "Operations" are the calls that work on values
 (on a GPU about as many launches), "of size N x C" those that read or write arrays of at least half
 the logits' bytes, "N x C written" how many such arrays they write, and "syncs" the calls for which
-the program would have to wait for a GPU. They are counted without one.
+the program would have to wait for a GPU. They are counted without one; BCE's, which torch's
+dispatcher takes for one, by torch.profiler. --compile counts the kernels that torch.compile makes
+of forward and backward, all of them, here for the CPU; it needs a C++ compiler and some minutes.
 
 examples:
   python benchmarks/losses.py                                      # 1024 x 1203, and how it grows
   python benchmarks/losses.py --proposals 512 --categories 1230 --no-growth
+  python benchmarks/losses.py --compile --no-growth
   python benchmarks/losses.py --device cuda
 """
 
@@ -77,8 +80,8 @@ class Setting:
         """Forward and backward of a loss."""
         import torch
 
-        leaf = self._leaf(name)
-        value = self._value(name)
+        leaf = self.leaf(name)
+        value = self.loss(name)
 
         def run() -> object:
             leaf.grad = None
@@ -90,14 +93,16 @@ class Setting:
 
         return run
 
-    def _leaf(self, name: str) -> object:
+    def leaf(self, name: str) -> object:
+        """The logits a loss is called with, whose gradient is wanted."""
         import torch
 
         more = {"SeesawLoss": 2, "EQLV2Loss": 1}.get(name, 0)  # object and background outputs
         padding = self.logits.new_full((len(self.logits), more), -5.0)
         return torch.cat([self.logits, padding], dim=1).requires_grad_()
 
-    def _value(self, name: str) -> Callable[[object], object]:
+    def loss(self, name: str) -> Callable[[object], object]:
+        """A loss as a function of the logits."""
         import torch.nn.functional as F
         from mmdet.registry import MODELS
 
@@ -188,6 +193,43 @@ def operations_of(step: Callable[[], object], size: int) -> dict[str, float]:
     return {key: getattr(count, key) for key in ("operations", "large", "written", "syncs")}
 
 
+def operations_inside(step: Callable[[], object], size: int) -> dict[str, float]:
+    """The same by torch.profiler, of a step on the CPU whose operations consist of others.
+
+    An elementary one has the size of its largest input, and writes as much unless it is a sum.
+    """
+    from torch.profiler import ProfilerActivity, profile
+
+    no_work = ("view", "reshape", "detach", "empty", "as_strided", "select", "unsqueeze", "expand")
+    helpers = ("fill_", "copy_", "to", "_to_copy")
+    found: list[tuple[str, float]] = []
+
+    def kind(event) -> str:
+        return event.name.removeprefix("aten::")
+
+    def walk(event) -> bool:
+        """Note the elementary operations in an event; whether there is one beside helpers."""
+        if kind(event).startswith(no_work):
+            return False
+        before = len(found)
+        more = [walk(child) for child in event.cpu_children]
+        if event.name.startswith("aten::") and not any(more):
+            del found[before:]
+            largest = max((math.prod(shape) for shape in event.input_shapes), default=0)
+            found.append((kind(event), 4 * largest))
+            return kind(event) not in helpers
+        return any(more)
+
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+        step()
+    for event in profiler.events():
+        if event.cpu_parent is None:
+            walk(event)
+    large = [name for name, bytes_ in found if bytes_ >= size / 2]
+    written = sum(name != "sum" for name in large)
+    return {"operations": len(found), "large": len(large), "written": written, "syncs": 0}
+
+
 def count(name: str, shape: tuple[int, int]) -> dict[str, float]:
     """Operations of a loss, on torch's meta device, where there are no values to wait for.
 
@@ -196,12 +238,25 @@ def count(name: str, shape: tuple[int, int]) -> dict[str, float]:
     import torch
 
     size = 4 * math.prod(shape)
-    device = "cpu" if name in PEERS else "meta"
+    device = "cpu" if name in (BASE, *PEERS) else "meta"
     setting = Setting(*shape, device)
     step = setting.step(name)
     with torch.random.fork_rng():
         step()
-        return operations_of(step, size)
+        return (operations_inside if name == BASE else operations_of)(step, size)
+
+
+def compiled_kernels(name: str, shape: tuple[int, int]) -> int:
+    """How many kernels torch.compile makes of a loss's forward and backward."""
+    import torch
+    from torch._inductor import metrics
+
+    torch.compiler.reset()
+    metrics.reset()
+    setting = Setting(*shape, "cpu")
+    leaf = setting.leaf(name)
+    torch.compile(setting.loss(name), fullgraph=True)(leaf.view_as(leaf)).backward()
+    return metrics.generated_kernel_count
 
 
 def memory_of(name: str, shape: tuple[int, int], device: str) -> float:
@@ -291,6 +346,7 @@ def main() -> None:
     )
     add_device_option(parser)
     parser.add_argument("--repeats", type=at_least(1), default=100, help="turns (%(default)s)")
+    parser.add_argument("--compile", action="store_true", help="count the kernels of torch.compile")
     parser.add_argument("--no-growth", action="store_true", help="one size only")
     args = parser.parse_args()
     threads = limit_threads()
@@ -310,6 +366,12 @@ def main() -> None:
         f"{table(header, rows)}"
     )
     found = {"losses": numbers}
+    if args.compile:
+        found["compiled"] = {
+            name: compiled_kernels(name, (args.proposals, args.categories))
+            for name in (BASE, *OURS)
+        }
+        text += f"\n\n{table(['', 'kernels if compiled'], found['compiled'].items())}"
     if not args.no_growth:
         rows, found["growth"] = growth_rows(args)
         text += f"\n\n{table(['ns a logit', BASE, 'EQL', 'BEQL', 'DropLoss'], rows)}"

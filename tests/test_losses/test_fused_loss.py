@@ -136,7 +136,7 @@ def test_a_loss_of_ones_own_needs_its_weights_only():
 
 @pytest.mark.parametrize("probability", [0.0, 1e-3, 1 / 3, 0.5, 0.97, 1.0])
 def test_draws_fall_below_the_threshold_as_often_as_they_should(probability):
-    numbers = fused.draws((1000, 1203), torch.device("cpu"))
+    numbers = fused.Draws(torch.device("cpu"))((1000, 1203))
     assert numbers.dtype == torch.int16 and numbers.shape == (1000, 1203)
     below = numbers.float() < fused.draw_threshold(torch.tensor(probability))
     share = below.double().mean().item()
@@ -146,7 +146,7 @@ def test_draws_fall_below_the_threshold_as_often_as_they_should(probability):
 
 def test_every_number_can_be_drawn_and_0_and_1_are_exact():
     numbers = torch.arange(-(2**15), 2**15).to(torch.int16)
-    drawn = fused.draws((4000, 1203), torch.device("cpu"))
+    drawn = fused.Draws(torch.device("cpu"))((4000, 1203))
     assert (drawn.min(), drawn.max()) == (-(2**15), 2**15 - 1)
     for probability, expected in ((0.0, 0), (1.0, 2**16), (0.25, 2**14), (2**-16, 1)):
         below = numbers.float() < fused.draw_threshold(torch.tensor(probability))
@@ -154,6 +154,6 @@ def test_every_number_can_be_drawn_and_0_and_1_are_exact():
 
 
 def test_the_four_numbers_of_64_bits_are_independent():
-    numbers = fused.draws((250_000, 4), torch.device("cpu")).double()
+    numbers = fused.Draws(torch.device("cpu"))((250_000, 4)).double()
     correlation = torch.corrcoef(numbers.t()) - torch.eye(4)
     assert correlation.abs().max() < 5 / 250_000**0.5

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mmdet_droploss.models.losses import BEQL, EQL, DropLoss, FixedDropLoss, SigmoidBCELoss
-from mmdet_droploss.models.losses.fused import draws
+from mmdet_droploss.models.losses.fused import Draws
 
 CLASSES = {cls.__name__: cls for cls in (SigmoidBCELoss, EQL, BEQL, FixedDropLoss, DropLoss)}
 #: Image counts at and around the border of the tail.
@@ -111,7 +111,7 @@ def test_value_and_gradient_are_those_of_the_equations(case):
     x, value, grad = run(case)
     torch.manual_seed(case["seed"])
     if case["fused"]:
-        draw = (draws(x.shape, x.device).double().numpy() + 2**15) / 2**16  # uniform in [0, 1)
+        draw = (Draws(x.device)(x.shape).double().numpy() + 2**15) / 2**16  # uniform in [0, 1)
     else:
         draw = torch.rand(x.shape).numpy()
     tail = np.array(case["counts"]) <= 100

@@ -91,14 +91,13 @@ def drop_weight(y: Tensor, fg: Tensor, tail: Tensor, keep_probability: Tensor) -
 
 
 def batch_statistics(labels: Tensor, tail: Tensor) -> Tensor:
-    """The n of eq. (7): how many foreground proposals of the batch have a tail / any label.
+    """The n of eq. (7): how many of the batch's foreground proposals are of each group.
 
     Returns:
-        (2,) int64: n_rare + n_common, and n_all.
+        (2,) int64: n_frequent, and n_rare + n_common.
     """
-    is_tail = F.pad(tail, (0, 1))  # the background label counts for neither
-    fg = labels < len(tail)
-    return torch.stack([is_tail[labels].sum(), fg.sum()])
+    is_member = F.pad(torch.stack([~tail, tail]), (0, 1))  # background belongs to neither
+    return is_member[:, labels].sum(dim=1)
 
 
 def drop_keep_probability(statistics: Tensor, tail: Tensor, drop_frequent: bool = True) -> Tensor:
@@ -115,10 +114,10 @@ def drop_keep_probability(statistics: Tensor, tail: Tensor, drop_frequent: bool 
     Returns:
         mu, (C,) float32.
     """
-    n_tail, n_all = statistics.float()
-    mu_tail = torch.where(n_all > 0, n_tail / n_all, 1.0)
-    mu_frequent = torch.where(n_all > 0, (n_all - n_tail) / n_all, 1.0) if drop_frequent else 1.0
-    return torch.where(tail, mu_tail, mu_frequent)
+    mu = (statistics / statistics.sum()).nan_to_num(nan=1.0)  # of either group
+    if not drop_frequent:
+        mu = F.pad(mu[1:], (1, 0), value=1.0)
+    return mu[tail.long()]
 
 
 def fixed_keep_probability(tail: Tensor, drop_ratio: float) -> Tensor:

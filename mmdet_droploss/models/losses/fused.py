@@ -5,36 +5,58 @@ other weights do not depend on the labels, but for whether the proposal is foreg
 dense targets nor dense weights outlive a block of rows, and the gradient, w (p - y), is the only
 array of the logits' size that does.
 
-Weights of 0 are applied to the logits, in their dtype: a term whose logit is far below 0 is 0, and
-so is its gradient. On a CPU, ``where`` and products with booleans take several times as long.
+A term of weight 0 is one whose logit is far below 0, or whose odds p / (1 - p) are 0: both the term
+and its gradient are 0 then. Arithmetic with zeros and ones does that; on a CPU, ``where`` and
+products with booleans take many times as long.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 
+import numpy as np
 import torch
 from torch import Tensor
 
-#: Logits in a block of rows on a CPU: what is made of them stays in a core's cache.
-BLOCK = 2**17
+#: Logits in a block of rows on a CPU: what is made of them stays in the cores' caches.
+BLOCK = 2**18
 
 #: Larger than any draw, and than any logit that is not as good as infinite.
 BEYOND = 1e30
 
 
-def draws(shape: tuple[int, int], device: torch.device) -> Tensor:
-    """Whole numbers, uniform in [-32768, 32767], from torch's global generator.
+class Draws:
+    """Whole numbers, uniform in [-32768, 32767], that torch's global generator decides.
 
-    Four of them from each 64 random bits: on a CPU the generator is what takes the time, and with
-    16 bits a probability is off by less than the 2^16th part.
+    Four of them come from each 64 random bits, for the generator is what takes the time; with 16
+    bits a probability is off by less than the 2^16th part. On a CPU the bits are those of NumPy's
+    SFC64, seeded by torch's generator, which itself takes twice as long.
 
-    Returns:
-        (N, C) int16.
+    Args:
+        device: Where the numbers are needed.
     """
-    size = math.prod(shape)
-    bits = torch.empty((size + 3) // 4, dtype=torch.int64, device=device).random_(-(2**63), None)
-    return bits.view(torch.int16)[:size].view(shape)
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        if device.type == "cpu":
+            self.seed = int(torch.randint(2**63 - 1, ()))
+            self.restart()
+
+    def __call__(self, shape: tuple[int, int]) -> Tensor:
+        """The next numbers, (N, C) int16."""
+        size = math.prod(shape)
+        count = (size + 3) // 4
+        if self.device.type == "cpu":
+            numbers = torch.from_numpy(self.generator.random_raw(count).view(np.int16))
+        else:
+            bits = torch.empty(count, dtype=torch.int64, device=self.device)
+            numbers = bits.random_(-(2**63), None).view(torch.int16)
+        return numbers[:size].view(shape)
+
+    def restart(self) -> None:
+        """Give the same numbers once more. On a CPU only."""
+        self.generator = np.random.SFC64(self.seed)
 
 
 def draw_threshold(probability: Tensor) -> Tensor:
@@ -51,28 +73,28 @@ class WeightedBCE(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, labels, tail, log_base, keep_probability) -> Tensor:
         """Value, and gradient for the backward pass."""
-        num_proposals, num_classes = x.shape
+        num_classes = x.shape[1]
         fg = (labels < num_classes)[:, None]
-        own = labels[:, None]  # the proposal's own category; for background one beyond the last
-        own_or_any = own.clamp(max=num_classes - 1)
+        own = labels[:, None].clamp(max=num_classes - 1)  # for background, any category
         # The own term is -log(p), with the gradient p - 1 = -sigmoid(-x), and has the weight 1.
-        x_own = x.gather(1, own_or_any)
-        own_term = torch.where(fg, softplus(-x_own), 0.0)
+        minus_x_own = -x.gather(1, own)
+        own_term = softplus(minus_x_own)
 
-        grad = torch.empty_like(x)
-        loss = x.new_empty(num_proposals)
-        others = _OtherTerms(x.dtype, fg, tail, log_base, keep_probability)
-        step = _rows_at_once(x)
-        terms = x.new_empty(min(step, num_proposals), num_classes + 1)
-        for start in range(0, num_proposals, step):
-            rows = slice(start, start + step)
-            term = terms[: num_proposals - start]
-            others(x[rows], rows, term[:, :-1], grad[rows])
-            term[:, -1] = 0
-            term.scatter_(1, own[rows], own_term[rows])
-            torch.sum(term, 1, out=loss[rows])
-        grad_own = torch.where(fg, -torch.sigmoid(-x_own), grad.gather(1, own_or_any))
-        ctx.save_for_backward(grad.scatter_(1, own_or_any, grad_own))
+        grad, loss = torch.empty_like(x), x.new_empty(len(x))
+        weights = _Weights(x.dtype, tail, log_base, keep_probability)
+        draws = None if keep_probability is None else Draws(x.device)
+        by_row = (x, fg, fg.to(x.dtype), own, own_term, grad, loss)
+        blocks = list(zip(*(values.split(_rows_at_once(x)) for values in by_row), strict=True))
+        if x.device.type != "cpu":
+            _fill(_from_logits, weights, draws, blocks)
+        else:
+            _fill(_from_odds, weights, draws, blocks)
+            if not loss.isfinite().all():  # too large a logit for exp()
+                if draws is not None:
+                    draws.restart()
+                _fill(_from_logits, weights, draws, blocks)
+        grad_own = torch.where(fg, -torch.sigmoid(minus_x_own), grad.gather(1, own))
+        ctx.save_for_backward(grad.scatter_(1, own, grad_own))
         return loss
 
     @staticmethod
@@ -128,57 +150,108 @@ def _rows_at_once(x: Tensor) -> int:
     return max(BLOCK // num_classes // 4, 1) * 4
 
 
-class _OtherTerms:
-    """The weighted terms and their gradients, but for the proposals' own, block by block."""
+def _fill(
+    terms_and_gradients: Callable,
+    weights: _Weights,
+    draws: Draws | None,
+    blocks: Iterable[tuple[Tensor, ...]],
+) -> None:
+    """Fill in the losses, and the gradients but for the proposals' own categories.
+
+    Args:
+        terms_and_gradients: :func:`_from_odds` or :func:`_from_logits`.
+        weights: Those of the other categories.
+        draws: The draws of eq. (6).
+        blocks: Of rows: logits, whether they are foreground (as bool, and as 0 or 1), the own
+            category, the own term, and the gradients and losses to fill.
+    """
+    terms_of_block = None
+    for x, is_fg, fg, own, own_term, grad, loss in blocks:
+        if terms_of_block is None:
+            terms_of_block = torch.empty_like(x)
+        terms = terms_of_block[: len(x)]
+        numbers = None if draws is None else draws(x.shape)
+        dropped = weights.dropped(fg, numbers, out=grad)
+        terms_and_gradients(x, dropped, terms, grad)
+        weights.discount(fg, x, terms, grad)
+        terms.scatter_(1, own, torch.where(is_fg, own_term, terms.gather(1, own)))
+        torch.sum(terms, 1, out=loss)
+
+
+def _from_odds(x: Tensor, dropped: Tensor | None, terms: Tensor, grad: Tensor) -> None:
+    """Fill ``terms`` with -log(1 - p) = log(1 + odds) and ``grad`` with p = odds / (1 + odds).
+
+    Fast on a CPU, and not finite if exp(x) is not.
+
+    Args:
+        x: (n, C) logits.
+        dropped: (n, C), 1 for the terms that are dropped, else 0; may be ``grad``'s memory.
+        terms: (n, C).
+        grad: (n, C).
+    """
+    odds = torch.exp(x, out=terms)
+    if dropped is not None:
+        odds.addcmul_(odds, dropped, value=-1)
+    torch.div(odds, torch.add(odds, 1, out=grad), out=grad)
+    odds.log1p_()
+
+
+def _from_logits(x: Tensor, dropped: Tensor | None, terms: Tensor, grad: Tensor) -> None:
+    """The same for all logits, in fewer operations."""
+    if dropped is not None:
+        x = torch.add(x, dropped, alpha=-BEYOND)
+    softplus(x, out=terms)
+    torch.sigmoid(x, out=grad)
+
+
+class _Weights:
+    """The weights of all terms but the proposals' own, block by block."""
 
     def __init__(
         self,
         dtype: torch.dtype,
-        fg: Tensor,
         tail: Tensor | None,
         log_base: float | None,
         keep_probability: Tensor | None,
     ) -> None:
         self.tail = None if tail is None else tail.to(dtype)
-        self.fg = fg.to(dtype)
         self.log_base = log_base
-        self.threshold = None
         if keep_probability is not None:
             self.threshold = draw_threshold(keep_probability.to(dtype))
             # Added to the draws of foreground: no tail term is kept, and every frequent one.
             self.shift = torch.where(tail, BEYOND, -BEYOND).to(dtype)
         elif log_base is not None:
-            self.start = torch.where(fg, -BEYOND, 1.0).to(dtype)
             self.slope = self.tail / -math.log(log_base)
             self.least = 1 - self.tail
 
-    def __call__(self, x: Tensor, rows: slice, terms: Tensor, grad: Tensor) -> None:
-        """Fill ``terms`` with - w log(1 - p) and ``grad`` with w p.
-
-        A term of weight 0 is one whose logit is far below 0: both become 0 then.
+    def dropped(self, fg: Tensor, numbers: Tensor | None, out: Tensor) -> Tensor | None:
+        """Which terms have the weight 0 by eq. (2) or (6).
 
         Args:
-            x: (n, C) logits.
-            rows: Which rows of all.
-            terms: (n, C).
-            grad: (n, C).
+            fg: (n, 1), 1 for foreground, else 0.
+            numbers: (n, C) draws for eq. (6); None for eq. (2).
+            out: (n, C), for the result.
+
+        Returns:
+            (n, C), 1 where it is 0, else 0. None if no weight is 0, or all are eq. (4)'s.
         """
-        if self.threshold is not None:  # eq. (6)
-            dropped = draws(x.shape, x.device).to(x.dtype)
-            dropped.addcmul_(self.fg[rows], self.shift).ge_(self.threshold)
-            x = torch.add(x, dropped, alpha=-BEYOND, out=dropped)
-        elif self.tail is not None and self.log_base is None:  # eq. (2)
-            x = torch.addcmul(x, self.fg[rows], self.tail, value=-BEYOND)
-        softplus(x, out=terms)
-        torch.sigmoid(x, out=grad)
-        if self.log_base is not None:  # eq. (4)
-            # 1 - T min(-log_b(p), 1) = max(1 - T (-log(p)) / log(b), 1 - T), of which foreground
-            # gets the second; -log(p) = -log(1 - p) - x.
-            weight = terms - x
-            torch.addcmul(self.start[rows], weight, self.slope, out=weight)
-            torch.maximum(weight, self.least, out=weight)
-            terms.mul_(weight)
-            grad.mul_(weight)
+        if self.tail is None or self.log_base is not None:
+            return None
+        if numbers is None:
+            return torch.mul(fg, self.tail, out=out)
+        return out.copy_(numbers).addcmul_(fg, self.shift).ge_(self.threshold)
+
+    def discount(self, fg: Tensor, x: Tensor, terms: Tensor, grad: Tensor) -> None:
+        """Multiply with the weights of eq. (4), if they are wanted."""
+        if self.log_base is None:
+            return
+        # 1 - T min(-log_b(p), 1) = max(1 - T (-log(p)) / log(b), 1 - T), of which foreground gets
+        # the second; -log(p) = -log(1 - p) - x.
+        weight = terms - x
+        torch.addcmul(1 - BEYOND * fg, weight, self.slope, out=weight)
+        torch.maximum(weight, self.least, out=weight)
+        terms.mul_(weight)
+        grad.mul_(weight)
 
 
 def _graph_is_kept() -> bool:
