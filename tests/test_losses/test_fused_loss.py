@@ -56,6 +56,20 @@ def test_nothing_depends_on_the_size_of_a_block(cls, monkeypatch):
 
 
 @each_loss
+@pytest.mark.parametrize("largest", [80.0, 90.0, 1e4])
+def test_a_logit_too_large_for_exp_changes_nothing_else(cls, largest, monkeypatch):
+    """On a CPU all is made of exp(x), and made again, with the same draws, where that overflows."""
+    monkeypatch.setattr(fused, "BLOCK", 1)
+    x, labels = batch()
+    x[17, 4], x[30, 0] = largest, -largest
+    found = value_and_gradient(build(cls), x, labels)
+    monkeypatch.setattr(fused, "_from_odds", fused._from_logits)
+    expected = value_and_gradient(build(cls), x, labels)
+    assert expected[0].isfinite()
+    torch.testing.assert_close(found, expected)
+
+
+@each_loss
 def test_logits_may_lie_anyhow_in_memory(cls):
     x, labels = batch()
     expected = value_and_gradient(build(cls), x, labels)
