@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -87,3 +91,56 @@ def install(packages: list[str], program: str) -> None:
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             pytest.skip(f"{' '.join(command[:2])} failed: {done.stderr[-300:]}")
+
+
+def steps_in(log):
+    """Iterations that the log tells of."""
+    return [int(step) for step in re.findall(r"Iter\(train\) *\[ *(\d+)/", log)]
+
+
+def wait_for(path, process, log, seconds=120):
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, f"training ended early:\n{log.read_text()[-4000:]}"
+        assert time.monotonic() < end, f"no {path.name}:\n{log.read_text()[-4000:]}"
+        time.sleep(0.05)
+
+
+def descendants(pid):
+    """The processes that a process started, and theirs."""
+    parent_of = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                stat = (folder / "stat").read_text()
+            except OSError:  # it has ended meanwhile
+                continue
+            parent_of[int(folder.name)] = int(stat.rsplit(")", 1)[1].split()[1])
+    found, front = [], {pid}
+    while front:
+        front = {child for child, parent in parent_of.items() if parent in front}
+        found += front
+    return found
+
+
+def kill_tree(process):
+    """kill -9 to the launcher and what it started, as when the machine goes down.
+
+    torchrun gives each of its processes a session of its own: they outlive it, and would train on.
+    """
+    pids = descendants(process.pid)
+    for pid in (process.pid, *pids):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+    end = time.monotonic() + 30
+    while any(is_running(pid) for pid in pids):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False

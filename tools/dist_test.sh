@@ -16,4 +16,6 @@ shift 3
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=tools/launch.sh
 source "$tools/launch.sh"
+need_file config "$config"
+need_file checkpoint "$checkpoint"
 launch "$gpus" "$tools/test.py" "$config" "$checkpoint" "$@"

@@ -16,4 +16,5 @@ shift 2
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=tools/launch.sh
 source "$tools/launch.sh"
+need_file config "$config"
 launch "$gpus" "$tools/train.py" "$config" "$@"

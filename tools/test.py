@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from torch.distributed.elastic.multiprocessing.errors import record
 
 import mmdet_droploss  # noqa: F401  (checks the environment before anything slow)
-from mmdet_droploss.engine import forget_missing_class_freq, prepare_run
+from mmdet_droploss.engine import lost_processes_explained, prepare_run
 from mmdet_droploss.evaluation.dump_results import StreamedDetResults
 
 
@@ -95,16 +96,18 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
+@record  # so that torchrun ends with the error of the process that failed first
 def main(argv: Sequence[str] | None = None) -> None:
     """Test."""
     args = parse_args(argv)
     cfg = load_config(args)
-    forget_missing_class_freq(cfg)
     prepare_run(cfg, args.launcher)
     runner = Runner.from_cfg(cfg) if "runner_type" not in cfg else RUNNERS.build(cfg)
     if args.out is not None:
         runner.test_evaluator.metrics.append(StreamedDetResults(args.out))
-    runner.test()
+    remedy = "Start the test again."
+    with lost_processes_explained(remedy):
+        runner.test()
 
 
 if __name__ == "__main__":

@@ -18,9 +18,10 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from torch.distributed.elastic.multiprocessing.errors import record
 
 import mmdet_droploss  # noqa: F401  (checks the environment before anything slow)
-from mmdet_droploss.engine import prepare_run
+from mmdet_droploss.engine import lost_processes_explained, prepare_run
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -93,13 +94,18 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
+@record  # so that torchrun ends with the error of the process that failed first
 def main(argv: Sequence[str] | None = None) -> None:
     """Train."""
     args = parse_args(argv)
     cfg = load_config(args)
     prepare_run(cfg, args.launcher)
     runner = Runner.from_cfg(cfg) if "runner_type" not in cfg else RUNNERS.build(cfg)
-    runner.train()
+    remedy = (
+        f"To go on from the last checkpoint in {runner.work_dir}, start it again with --resume."
+    )
+    with lost_processes_explained(remedy):
+        runner.train()
 
 
 if __name__ == "__main__":

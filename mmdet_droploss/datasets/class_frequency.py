@@ -165,8 +165,8 @@ def _raise_missing(path: str) -> None:
     raise FileNotFoundError(
         f"class_freq={path!r} does not exist (working directory: {os.getcwd()}). It must be the "
         f"annotation file of the training set, or the small JSON that "
-        f"tools/analysis_tools/class_frequency.py makes of it. For inference alone it is not "
-        f"needed: the checkpoint holds the tail, and class_freq=None is enough"
+        f"tools/analysis_tools/class_frequency.py makes of it. Inference alone does without "
+        f"it, because the checkpoint holds the tail"
     )
 
 

@@ -145,7 +145,9 @@ class FastAnnotations:
         with fileio.get_local_path(self.ann_file, backend_args=self.backend_args) as path:
             if not os.path.isfile(path):
                 raise FileNotFoundError(
-                    f"ann_file={self.ann_file!r} does not exist (working directory: {os.getcwd()})"
+                    f"ann_file={self.ann_file!r} does not exist (working directory: "
+                    f"{os.getcwd()}): put or link the data set there, or change "
+                    f"data_root={self.data_root!r}"
                 )
             yield str(path)
 

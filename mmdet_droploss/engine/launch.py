@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from importlib import metadata
 
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.logging import print_log
 from mmengine.utils import digit_version
 from torch import distributed as dist
 
-from ..datasets import BUNDLED
 from .distributed import check_gpu_count, join_launcher
 
 
@@ -46,18 +43,6 @@ def prepare_run(cfg: Config, launcher: str) -> None:
         **wrapper,
         "type": "CPUDistributedDataParallel",
     }
-
-
-def forget_missing_class_freq(cfg: Config) -> None:
-    """For a test: a checkpoint holds the tail, so the file it came from may be gone."""
-    for node in _dicts(cfg.model):
-        path = node.get("class_freq")
-        if isinstance(path, str) and path not in BUNDLED and not os.path.isfile(path):
-            print_log(
-                f"class_freq={path!r} is not here; the tail is taken from the checkpoint",
-                logger="current",
-            )
-            node["class_freq"] = None
 
 
 def _dicts(node) -> Iterator[dict]:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from small_run import CONFIG, command, environment, options
+from small_run import CONFIG, command, environment, kill_tree, options, steps_in, wait_for
 
 from mmdet_droploss.evaluation import METRIC_KEYS
 
@@ -21,59 +17,6 @@ pytestmark = pytest.mark.skipif(
     torch.cuda.is_available() or not Path("/proc/self/stat").exists(),
     reason="about machines without GPU (with GPUs the scripts use them), on Linux",
 )
-
-
-def steps_in(log):
-    """Iterations that the log tells of."""
-    return [int(step) for step in re.findall(r"Iter\(train\) *\[ *(\d+)/", log)]
-
-
-def wait_for(path, process, log, seconds=120):
-    end = time.monotonic() + seconds
-    while not path.exists():
-        assert process.poll() is None, f"training ended early:\n{log.read_text()[-4000:]}"
-        assert time.monotonic() < end, f"no {path.name}:\n{log.read_text()[-4000:]}"
-        time.sleep(0.05)
-
-
-def descendants(pid):
-    """The processes that a process started, and theirs."""
-    parent_of = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                stat = (folder / "stat").read_text()
-            except OSError:  # it has ended meanwhile
-                continue
-            parent_of[int(folder.name)] = int(stat.rsplit(")", 1)[1].split()[1])
-    found, front = [], {pid}
-    while front:
-        front = {child for child, parent in parent_of.items() if parent in front}
-        found += front
-    return found
-
-
-def kill_tree(process):
-    """kill -9 to the launcher and what it started, as when the machine goes down.
-
-    torchrun gives each of its processes a session of its own: they outlive it, and would train on.
-    """
-    pids = descendants(process.pid)
-    for pid in (process.pid, *pids):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    process.wait()
-    end = time.monotonic() + 30
-    while any(is_running(pid) for pid in pids):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
-def is_running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_training_survives_a_kill_and_the_test_gives_all_numbers(mini_lvis_dir, tmp_path):

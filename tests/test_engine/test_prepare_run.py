@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 from mmengine.config import Config
 from mmengine.utils import digit_version
 
-from mmdet_droploss.engine import forget_missing_class_freq, prepare_run
+from mmdet_droploss.engine import prepare_run
 from mmdet_droploss.engine.distributed import join_launcher
 
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without GPU")
@@ -125,21 +124,3 @@ def test_more_processes_than_gpus_are_refused(monkeypatch, no_launcher, gpus, ra
         monkeypatch.setenv(name, value)
     with pytest.raises(RuntimeError, match=f"process {rank} .*no GPU.*there are {gpus}"):
         prepare_run(config(), "pytorch")
-
-
-def test_a_missing_frequency_file_is_forgotten_for_a_test(tmp_path):
-    """In a cascade, too: the stages may be a list."""
-    there = tmp_path / "there.json"
-    there.write_text(json.dumps({"image_count": [1]}))
-    heads = [
-        dict(loss_cls=dict(class_freq="gone/train.json")),
-        dict(loss_cls=dict(class_freq=str(there))),
-        dict(loss_cls=dict(class_freq="lvis_v1")),
-        dict(loss_cls=dict(class_freq=[1, 2])),
-        dict(loss_cls=dict(class_freq=None)),
-        dict(loss_cls=dict(type="CrossEntropyLoss")),
-    ]
-    cfg = Config(dict(model=dict(roi_head=dict(bbox_head=heads))))
-    forget_missing_class_freq(cfg)
-    got = [head.loss_cls.get("class_freq") for head in cfg.model.roi_head.bbox_head]
-    assert got == [None, str(there), "lvis_v1", [1, 2], None, None]

@@ -1,4 +1,4 @@
-"""mpirun, plain torchrun, and two machines: as two agents that meet over the loopback device."""
+"""mpirun, and plain torchrun."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from small_run import CONFIG, ROOT, command, environment, free_port, install, options
+from small_run import CONFIG, ROOT, environment, free_port, install, options
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="about machines without GPU; with GPUs NCCL is used"
@@ -54,38 +54,6 @@ def test_plain_torchrun(mini_lvis_dir, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert "GPU number: 2" in done.stdout and (work_dir / "iter_2.pth").exists()
-
-
-@pytest.mark.parametrize("rendezvous", ["static", "elastic"])
-def test_two_machines(mini_lvis_dir, tmp_path, rendezvous):
-    port = str(free_port())
-    settings = dict(NNODES="2", MASTER_ADDR="127.0.0.1", PORT=port)
-    if rendezvous == "elastic":
-        settings = dict(NNODES="2", RDZV_ENDPOINT=f"127.0.0.1:{port}", RDZV_ID="test")
-    agents, logs = [], []
-    try:
-        for rank in range(2):
-            logs.append(tmp_path / f"agent{rank}.log")
-            with logs[-1].open("w") as log:
-                agents.append(
-                    subprocess.Popen(
-                        [
-                            *command("dist_train.sh", CONFIG, 1, "--work-dir", tmp_path / "work"),
-                            *options(mini_lvis_dir, 2),
-                        ],
-                        cwd=tmp_path,
-                        env={**environment(), **settings, "NODE_RANK": str(rank)},
-                        stdout=log,
-                        stderr=subprocess.STDOUT,
-                    )
-                )
-        codes = [agent.wait(300) for agent in agents]
-    finally:
-        for agent in agents:
-            agent.kill()
-    texts = [log.read_text() for log in logs]
-    assert codes == [0, 0], "\n".join(text[-3000:] for text in texts)
-    assert "GPU number: 2" in "".join(texts) and (tmp_path / "work" / "iter_2.pth").exists()
 
 
 @pytest.mark.parametrize("launcher, started_by", [("slurm", "srun"), ("mpi", "mpirun")])

@@ -101,10 +101,25 @@ def test_a_tail_of_none_is_nothing_to_the_baseline():
 # ---------------------------------------------------------------- files
 
 
-def test_a_missing_file(tmp_path):
+@pytest.mark.parametrize("kind", [SigmoidBCELoss, EQL])
+def test_a_missing_file(kind, tmp_path):
+    """A warning that a model can be built with, for inference, and an error for a training."""
     path = str(tmp_path / "train.json")
-    with pytest.raises(FileNotFoundError, match="train.json.*does not exist.*working directory"):
-        EQL(3, class_freq=path)
+    message = "train.json.*does not exist.*working directory"
+    with pytest.warns(UserWarning, match=f"{message}.*Training will stop at its first loss"):
+        loss = kind(3, class_freq=path)
+    with pytest.raises(FileNotFoundError, match=message):
+        loss(torch.zeros(2, 3), labels(0, 3))
+
+
+def test_a_missing_file_is_still_missing_with_a_checkpoint(tmp_path):
+    """A fine-tuning starts from a checkpoint of other data."""
+    with pytest.warns(UserWarning, match="does not exist"):
+        loss = EQL(3, class_freq=str(tmp_path / "train.json"))
+    loss.load_state_dict(EQL(3, class_freq=[1, 2, 999]).state_dict())
+    assert loss.tail.tolist() == [True, True, False]
+    with pytest.raises(FileNotFoundError, match="train.json"):
+        loss(torch.zeros(2, 3), labels(0, 3))
 
 
 def test_a_truncated_file(tmp_path):

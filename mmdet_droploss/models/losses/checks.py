@@ -35,11 +35,11 @@ def check_inputs(
         )
     if not cls_score.is_floating_point():
         raise ValueError(f"cls_score must be floating point, but it is {cls_score.dtype}")
-    if not isinstance(labels, Tensor):
+    if not isinstance(labels, Tensor) or labels.is_floating_point():
+        what = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
         raise ValueError(
-            f"labels must be an int64 tensor, but they are a {type(labels).__name__}: heads that "
-            f"learn a quality together with the category (GFL, VFNet, TOOD) need the losses made "
-            f"for them"
+            f"labels must be an int64 tensor, but they are a {what}: heads that learn a quality "
+            f"together with the category (GFL, VFNet, TOOD) need the losses made for them"
         )
     num_proposals = len(cls_score)
     if labels.shape != (num_proposals,) or labels.dtype != torch.int64:

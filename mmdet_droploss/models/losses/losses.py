@@ -93,13 +93,19 @@ class LongTailLoss(nn.Module):
         self.reduction = reduction
         self.loss_weight = loss_weight
 
+        frequency, self._missing = None, None
+        if class_freq is not None:
+            try:
+                frequency = load_class_frequency(class_freq)
+            except FileNotFoundError as error:
+                # An inferencer builds the model, too, in any directory, and needs no training data.
+                self._missing = str(error)
+                warnings.warn(f"{error}. Training will stop at its first loss", stacklevel=2)
+        elif lambda_ is not None:
+            raise ValueError(f"lambda_={lambda_!r} needs class_freq, but that is None")
         groups = None
-        if class_freq is None:
-            if lambda_ is not None:
-                raise ValueError(f"lambda_={lambda_!r} needs class_freq, but that is None")
-            tail = torch.zeros(num_classes, dtype=torch.bool)
-        else:
-            frequency = load_class_frequency(class_freq)
+        tail = torch.zeros(num_classes, dtype=torch.bool)
+        if frequency is not None:
             if frequency.num_classes != num_classes:
                 raise ValueError(
                     f"num_classes={num_classes} does not agree with class_freq, which has "
@@ -118,7 +124,7 @@ class LongTailLoss(nn.Module):
                     stacklevel=2,
                 )
         self.register_buffer("tail", tail)
-        self._tail_is_known = class_freq is not None
+        self._tail_is_known = frequency is not None
         self._is_first_step = True
         self._accuracy = RunningAccuracy(num_classes, groups)
 
@@ -172,6 +178,7 @@ class LongTailLoss(nn.Module):
             gives 0 with a gradient, so that distributed training keeps step.
 
         Raises:
+            FileNotFoundError: If the file that ``class_freq`` names does not exist.
             ValueError: If a shape does not fit, or, on CPU, if a label is outside [0, C] or a logit
                 is NaN. On CUDA the latter two are device-side assertions with the same message.
         """
@@ -182,6 +189,8 @@ class LongTailLoss(nn.Module):
             )
         reduction = reduction_override or self.reduction
         check_inputs(cls_score, labels, label_weights, self.num_classes)
+        if self._missing is not None:
+            raise FileNotFoundError(self._missing)
         if self.needs_tail and not self._tail_is_known:
             raise ValueError(
                 f"{type(self).__name__} with class_freq=None and no checkpoint loaded does not "
