@@ -1,10 +1,10 @@
 """A whole image, from pixels to run-length encoded masks: this package's heads against mmdet's.
 
 Mask R-CNN and Cascade Mask R-CNN of the configs here, with LVIS v1's 1203 categories, the config's
-score threshold and 300 detections, on a random image. The peer is the same model with mmdet's heads
-(Shared2FCBBoxHead, FCNMaskHead, CascadeRoIHead) and the same weights. Without --checkpoint the
-weights are random, and the classifier's scores lie around 0.007; "bbox" and "mask" are the parts of
-the RoI head, "encode" is the run-length encoding, which both share.
+score threshold and 300 detections, on random pixels or --image. The peer is the same model with
+mmdet's heads (Shared2FCBBoxHead, FCNMaskHead, CascadeRoIHead) and the same weights. Without
+--checkpoint the weights are random, and the classifier's scores lie around 0.007; "bbox" and "mask"
+are the parts of the RoI head, "encode" is the run-length encoding, which both share.
 
 Boxes, scores and labels must be the same to the last bit, and masks but for one pixel in 10,000,
 where a value next to the threshold is rounded otherwise; else the exit code is 1.
@@ -13,7 +13,8 @@ examples:
   python benchmarks/inference.py                                    # 5 minutes on 2 cores
   python benchmarks/inference.py --size 200 272 --repeats 1
   python benchmarks/inference.py --configs configs/mini_lvis/mask_rcnn_r18_fpn_mini_lvis.py \\
-      --checkpoint work_dirs/quickstart/droploss/iter_800.pth --size 160 160
+      --checkpoint work_dirs/quickstart/droploss/iter_800.pth --size 160 160 \\
+      --image data/mini_lvis/val2017/000000000001.jpg
 """
 
 from __future__ import annotations
@@ -125,14 +126,27 @@ def clock(model: object, device: str) -> Iterator[dict[str, float]]:
             delattr(owner, method)
 
 
-def predict(model: object, size: tuple[int, int], device: str) -> tuple[dict[str, float], object]:
+def pixels(path: Path | None, size: tuple[int, int]) -> object:
+    """An image file in the size, or random pixels: (3, H, W) uint8."""
+    import mmcv
+    import torch
+
+    if path is None:
+        generator = torch.Generator().manual_seed(0)
+        return torch.randint(256, (3, *size), generator=generator, dtype=torch.uint8)
+    image = mmcv.imread(str(path))
+    if image is None:
+        raise ValueError(f"--image {path} is not an image")
+    return torch.from_numpy(mmcv.imresize(image, size[::-1])).permute(2, 0, 1).contiguous()
+
+
+def predict(model: object, image: object, device: str) -> tuple[dict[str, float], object]:
     """Seconds of one image, by part and whole, and its detections."""
     import torch
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import encode_mask_results
 
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randint(256, (3, *size), generator=generator, dtype=torch.uint8)
+    size = tuple(image.shape[1:])
     shape = dict(img_shape=size, ori_shape=size, pad_shape=size, batch_input_shape=size)
     sample = DetDataSample(metainfo=dict(img_id=0, scale_factor=(1.0, 1.0), **shape))
     with torch.no_grad(), clock(model, device) as seconds:
@@ -169,6 +183,7 @@ def main() -> None:
         help="of Mask R-CNNs (two of configs/droploss)",
     )
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights for the configs")
+    parser.add_argument("--image", type=Path, metavar="FILE", help="a picture (random pixels)")
     parser.add_argument(
         "--size",
         type=at_least(32),
@@ -187,17 +202,18 @@ def main() -> None:
     logging.disable(logging.INFO)  # what each parameter is initialised with
     warnings.filterwarnings("ignore", category=UserWarning)
     torch.set_num_threads(threads)
+    image = pixels(args.image, tuple(args.size))
     rows, numbers, worst = [], {}, 0.0
     for path in args.configs:
         ours = build(path, args.checkpoint, args.device)
         models = {"ours": ours, "mmdet": with_heads_of_mmdet(ours)}
         times: dict[str, list[dict]] = {name: [] for name in models}
-        predict(ours, tuple(args.size), args.device)  # loads what is loaded at the first use
+        predict(ours, image, args.device)  # loads what is loaded at the first use
         for turn in range(args.repeats):
             found = {}
             for name, model in models.items():
                 print(f"{path.stem}: {name}, image {turn + 1}", file=sys.stderr)
-                seconds, found[name] = predict(model, tuple(args.size), args.device)
+                seconds, found[name] = predict(model, image, args.device)
                 times[name].append(seconds)
             worst = max(worst, different(found["ours"], found["mmdet"]))
         medians = {

@@ -11,6 +11,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from mmengine.structures import PixelData
 
 sys.path.insert(0, str(Path(__file__).parent / "test_roi_heads"))
 from test_whole_detectors import data, step  # noqa: E402
@@ -22,6 +23,7 @@ TWO_STAGES = [
     "dynamic_rcnn/dynamic-rcnn_r50_fpn_1x_coco.py",
     "groie/faste-rcnn_r50_fpn_groie_1x_coco.py",
     "htc/htc-without-semantic_r50_fpn_1x_coco.py",
+    "htc/htc_r50_fpn_1x_coco.py",
     "libra_rcnn/libra-faster-rcnn_r50_fpn_1x_coco.py",
     "point_rend/point-rend_r50-caffe_fpn_ms-1x_coco.py",
 ]
@@ -75,7 +77,10 @@ def predict(model):
 
 
 def train(model):
-    total, log = step(model, data(size=128))
+    batch = data(size=128)
+    for sample in batch["data_samples"]:  # for HTC's semantic branch
+        sample.gt_sem_seg = PixelData(sem_seg=torch.randint(0, 183, (1, 128, 128)))
+    total, log = step(model, batch)
     assert total.isfinite()
     losses = {name: value for name, value in log.items() if name.endswith("loss_cls")}
     assert losses and all(value > 0 for value in losses.values())

@@ -223,6 +223,24 @@ def test_train_and_test(installed, mini_lvis_dir, config, request):
         assert "lvis/segm_APr" in printed
 
 
+@pytest.mark.parametrize("installed", ["normal"], indirect=True)
+def test_gridsearch(installed, mini_lvis_dir, config):
+    """Two learning rates, of a config that any program can read."""
+    base = f"mmdet_droploss::mini_lvis/{MINI}.py"
+    name = config("searched.py", f'_base_ = __import__("mmdet_droploss") and "{base}"\n')
+    work_dir = installed.folder / "search"
+    rates = ("--search-args", "--optim_wrapper.optimizer.lr 0.001 0.002")
+    arguments = (name, "--gpus", 0, "--work-dir", work_dir, *rates)
+    overrides = options(mini_lvis_dir, iterations=2)
+    printed = installed.ok("mim", "gridsearch", "mmdet_droploss", *arguments, *overrides)
+    assert "hyper parameter search finished successfully" in printed
+    for rate in ("0.001", "0.002"):
+        (folder,) = installed.folder.glob(f"search*lr_{rate}")
+        assert (folder / "iter_2.pth").is_file()
+        (written,) = folder.glob("*.py")
+        assert f"lr={rate}" in written.read_text()
+
+
 # ---- weights, once there are some ----------------------------------------------------------------
 
 
