@@ -126,7 +126,7 @@ def test_torch_compile_takes_the_whole_loss(cls):
         compiled(x, labels + 1)
 
 
-@pytest.mark.parametrize("cls", [SigmoidBCELoss, EQL, DropLoss])
+@each_loss
 def test_a_category_may_be_ruled_out(cls):
     """A logit of -inf for something else is right, and costs nothing."""
     x, labels = batch()

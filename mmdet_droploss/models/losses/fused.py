@@ -247,7 +247,7 @@ class _Weights:
             return
         # 1 - T min(-log_b(p), 1) = max(1 - T (-log(p)) / log(b), 1 - T), of which foreground gets
         # the second; -log(p) = -log(1 - p) - x.
-        weight = terms - x
+        weight = (terms - x).clamp_(max=BEYOND)  # an infinite one times T = 0 would be NaN
         torch.addcmul(1 - BEYOND * fg, weight, self.slope, out=weight)
         torch.maximum(weight, self.least, out=weight)
         terms.mul_(weight)
