@@ -42,13 +42,14 @@ Runner, saved, resumed for another iteration, and the checkpoint tested, with bo
 data are generated, LVIS's categories and counts on small images (make_mini_lvis.py --like-lvis);
 no weights are downloaded. What only a GPU can do, mixed precision, is left out and said.
 
-Each config runs in a process of its own; each took some 35 s on 2 cores, so all of them take the
-better part of an hour. In the end there is a table; the exit status is 1 if one failed.
+Each config runs in a process of its own and takes half a minute to a minute on 2 cores, so all of
+them take the better part of an hour. In the end there is a table; the exit status is 1 if one
+failed.
 """
 
 EPILOG = f"""\
 examples:
-  {COMMAND}                                     # all
+  {COMMAND} --processes 2                       # all, two at once
   {COMMAND} --list                              # only say which there are
   {COMMAND} --only '*cascade*rfs*' --json proof.json
 """
