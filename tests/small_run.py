@@ -69,6 +69,18 @@ def command(script, *arguments):
     return ["bash", str(ROOT / "tools" / script), *map(str, arguments)]
 
 
+def run(arguments, folder, **settings):
+    """Run a program to its end, with more environment variables."""
+    return subprocess.run(
+        [str(argument) for argument in arguments],
+        cwd=folder,
+        env={**environment(), **settings},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

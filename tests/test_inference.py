@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import ast
 import json
-import subprocess
 import sys
 
 import pytest
-from small_run import CONFIG, ROOT, environment, options
+from small_run import CONFIG, ROOT, options, run
 
 #: What mmdet's image demo does with its arguments: PICTURE CONFIG --weights --device --out-dir.
 WITH_CONFIG = """
@@ -41,35 +40,21 @@ def trained(mini_lvis_dir, tmp_path_factory):
     """Config and checkpoint of a training whose paths are relative to a directory of its own."""
     folder = tmp_path_factory.mktemp("training")
     (folder / "data").symlink_to(mini_lvis_dir)
-    done = subprocess.run(
-        [sys.executable, ROOT / "tools" / "train.py", CONFIG, "--work-dir", "work"]
-        + options("data", 2),
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    start = [sys.executable, ROOT / "tools" / "train.py", CONFIG, "--work-dir", "work"]
+    done = run([*start, *options("data", 2)], folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder / "work" / CONFIG.name, folder / "work" / "iter_2.pth"
 
 
-def run(program, mini_lvis_dir, trained, folder):
+def detect(program, mini_lvis_dir, trained, folder):
     picture = min((mini_lvis_dir / "val2017").iterdir())
-    done = subprocess.run(
-        [sys.executable, "-c", program, picture, *trained],
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    done = run([sys.executable, "-c", program, picture, *trained], folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return done, picture
 
 
 def test_an_inferencer_with_config_and_checkpoint(mini_lvis_dir, trained, tmp_path):
-    done, picture = run(WITH_CONFIG, mini_lvis_dir, trained, tmp_path)
+    done, picture = detect(WITH_CONFIG, mini_lvis_dir, trained, tmp_path)
     assert "data/annotations/lvis_v1_train.json' does not exist" in done.stderr
     assert "Inference alone does without it" in done.stderr
     first, number = done.stdout.split()[-2:]
@@ -80,12 +65,12 @@ def test_an_inferencer_with_config_and_checkpoint(mini_lvis_dir, trained, tmp_pa
 
 
 def test_an_inferencer_with_a_checkpoint_only(mini_lvis_dir, trained, tmp_path):
-    done, _ = run(WITHOUT_CONFIG, mini_lvis_dir, trained, tmp_path)
+    done, _ = detect(WITHOUT_CONFIG, mini_lvis_dir, trained, tmp_path)
     shape, number = done.stdout.strip().splitlines()[-1].rsplit(maxsplit=1)
     assert ast.literal_eval(shape) == (96, 96, 3) and int(number) > 0
 
 
 def test_init_detector(mini_lvis_dir, trained, tmp_path):
-    done, _ = run(INIT_DETECTOR, mini_lvis_dir, trained, tmp_path)
+    done, _ = detect(INIT_DETECTOR, mini_lvis_dir, trained, tmp_path)
     name, shape = done.stdout.strip().splitlines()[-1].split(maxsplit=1)
     assert name == "masks" and ast.literal_eval(shape)[1:] == (96, 96)

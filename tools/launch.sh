@@ -43,8 +43,8 @@ launch() {
         echo "PORT must be a number, but it is '$port'" >&2
         exit 2
     fi
-    if [[ -n ${PORT:-} && ${NODE_RANK:-0} == 0 && -z ${RDZV_ENDPOINT:-} ]] && port_is_taken "$PORT"; then
-        echo "PORT=$PORT is in use on this machine, most likely by another run: choose another" \
+    if [[ ${NODE_RANK:-0} == 0 && -z ${RDZV_ENDPOINT:-} ]] && port_is_taken "$port"; then
+        echo "PORT=$port is in use on this machine, most likely by another run: choose another" \
             "PORT$([[ $nnodes == 1 ]] && echo ', or leave it out: then a free one is taken')" >&2
         exit 2
     fi

@@ -3,21 +3,9 @@
 from __future__ import annotations
 
 import socket
-import subprocess
 
 import pytest
-from small_run import CONFIG, command, environment, options
-
-
-def run(arguments, folder, **settings):
-    return subprocess.run(
-        arguments,
-        cwd=folder,
-        env={**environment(), **settings},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+from small_run import CONFIG, command, options, run
 
 
 @pytest.mark.parametrize(

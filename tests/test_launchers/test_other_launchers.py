@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
 import torch
-from small_run import CONFIG, ROOT, environment, free_port, install, options
+from small_run import CONFIG, ROOT, free_port, install, options, run
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="about machines without GPU; with GPUs NCCL is used"
 )
-
-
-def run(arguments, folder, **settings):
-    return subprocess.run(
-        [str(argument) for argument in arguments],
-        cwd=folder,
-        env={**environment(), **settings},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 def test_mpirun(mini_lvis_dir, tmp_path):
