@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import time
 from collections.abc import Iterator
 from importlib import metadata
 
@@ -37,6 +39,9 @@ def prepare_run(cfg: Config, launcher: str) -> None:
     # MMEngine's own init_dist selects a CUDA device whatever the backend. It leaves a process group
     # alone that is there already, so this one is made first.
     dist.init_process_group("gloo")
+    # A thread of gloo's that still drops the last collective's tensors when Python shuts down waits
+    # for its lock, is stopped there, and aborts the process after a training that went well.
+    atexit.register(time.sleep, 0.5)
     wrapper = cfg.get("model_wrapper_cfg") or {}
     cfg.model_wrapper_cfg = {
         "find_unused_parameters": cfg.get("find_unused_parameters", False),

@@ -36,12 +36,14 @@ def test_plain_torchrun(mini_lvis_dir, tmp_path):
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2),
             *(ROOT / "tools" / "train.py", CONFIG, "--launcher", "pytorch"),
-            *("--work-dir", work_dir, *options(mini_lvis_dir, 2)),
+            *("--auto-scale-lr", "--work-dir", work_dir, *options(mini_lvis_dir, 2)),
         ],
         tmp_path,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert "GPU number: 2" in done.stdout and (work_dir / "iter_2.pth").exists()
+    # Two processes with an image each, where the schedule is made for 8 images.
+    assert "Scaling the original LR by 0.25" in done.stdout
 
 
 @pytest.mark.parametrize("launcher, started_by", [("slurm", "srun"), ("mpi", "mpirun")])
