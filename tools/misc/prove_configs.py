@@ -209,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=int,
         default=1,
         metavar="N",
-        help="how many at once; each takes up to 4 GB of memory (%(default)s)",
+        help="how many at once (%(default)s)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found here, too")
     parser.add_argument(
