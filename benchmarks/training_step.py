@@ -2,7 +2,9 @@
 
 Forward and backward with LVIS v0.5's 1230 categories on random images with random objects, from the
 configs here. "mmdet" is the softmax model with Shared2FCBBoxHead and FCNMaskHead, "loss" the time
-in the classification loss's forward pass. All take turns with the same random numbers.
+in the classification loss's forward pass. All take turns with the same random numbers and, but for
+the classifier of softmax, which has one output more, the same weights: so all have the same
+proposals, on which RoIAlign's time depends more than on anything in the losses.
 
 examples:
   python benchmarks/training_step.py                                # 5 minutes on 2 cores
@@ -67,6 +69,14 @@ def build(name: str, device: str) -> object:
     model = REGISTRY.build(config.model)
     model.init_weights()
     return model.train().to(device)
+
+
+def with_weights_of(base: object, model: object) -> object:
+    """The model with the other's weights, wherever there are such of the same shape."""
+    own = model.state_dict()
+    same = {k: v for k, v in base.state_dict().items() if k in own and own[k].shape == v.shape}
+    model.load_state_dict(same, strict=False)
+    return model
 
 
 def make_batch(model: object, size: tuple[int, int]) -> dict:
@@ -160,7 +170,8 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(threads)
-    models = {name: build(name, args.device) for name in MODELS}
+    base = build(BASE, args.device)
+    models = {name: with_weights_of(base, build(name, args.device)) for name in MODELS}
     batch = make_batch(models[BASE], size)
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
     for turn in range(-1, args.repeats):
