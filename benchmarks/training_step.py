@@ -1,9 +1,9 @@
 """A training step of Mask R-CNN R-50: DropLoss against softmax, and against mmdet's own heads.
 
 Forward and backward with LVIS v0.5's 1230 categories on random images with random objects, from the
-configs here. "mmdet" is the softmax model with Shared2FCBBoxHead and FCNMaskHead, "loss" the time
-in the classification loss's forward pass. All take turns with the same random numbers and, but for
-the classifier of softmax, which has one output more, the same weights: so all have the same
+configs here. "mmdet's parts" are Shared2FCBBoxHead, FCNMaskHead and mmcv's RoIAlign, "loss" is the
+time in the classification loss's forward pass. All take turns with the same random numbers and, but
+for the classifier of softmax, which has one output more, the same weights: so all have the same
 proposals, on which RoIAlign's time depends more than on anything in the losses.
 
 examples:
@@ -37,9 +37,14 @@ MODELS = {
     "DropLoss": ("configs/droploss/mask_rcnn_r50_fpn_lvis.py", {}),
     "EQL": ("configs/eql/mask_rcnn_r50_fpn_eql_lvis.py", {}),
     "softmax": ("configs/softmax/mask_rcnn_r50_fpn_softmax_lvis.py", {}),
-    "softmax, mmdet's heads": (
+    "softmax, mmdet's parts": (
         "configs/softmax/mask_rcnn_r50_fpn_softmax_lvis.py",
-        {"bbox_head": "Shared2FCBBoxHead", "mask_head": "FCNMaskHead"},
+        {
+            "bbox_head": "Shared2FCBBoxHead",
+            "mask_head": "FCNMaskHead",
+            "bbox_roi_extractor": "SingleRoIExtractor",
+            "mask_roi_extractor": "SingleRoIExtractor",
+        },
     ),
 }
 BASE = "softmax"
@@ -57,13 +62,13 @@ def build(name: str, device: str) -> object:
 
     logging.disable(logging.INFO)  # what each parameter is initialised with
     warnings.filterwarnings("ignore", category=UserWarning)
-    path, heads = MODELS[name]
+    path, parts = MODELS[name]
     config = Config.fromfile(ROOT / path)
     init_default_scope("mmdet")
     config.model.backbone.init_cfg = None
-    for head, kind in heads.items():
-        config.model.roi_head[head].type = kind
-    if heads:
+    for part, kind in parts.items():
+        config.model.roi_head[part].type = kind
+    if parts:
         config.model.roi_head.bbox_head.pop("prior_prob", None)
     torch.manual_seed(0)
     model = REGISTRY.build(config.model)

@@ -3,6 +3,7 @@
 from .losses import BEQL, EQL, DropLoss, FixedDropLoss, SigmoidBCELoss
 from .roi_heads import (
     DoubleConvFCBBoxHead,
+    FastRoIExtractor,
     LargeVocabBBoxHead,
     LargeVocabCascadeRoIHead,
     LargeVocabMaskHead,
@@ -13,6 +14,7 @@ __all__ = [
     "EQL",
     "DoubleConvFCBBoxHead",
     "DropLoss",
+    "FastRoIExtractor",
     "FixedDropLoss",
     "LargeVocabBBoxHead",
     "LargeVocabCascadeRoIHead",
