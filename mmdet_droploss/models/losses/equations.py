@@ -45,7 +45,7 @@ def weighted_bce(x: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
     Returns:
         (N,), the dtype of ``x``.
     """
-    loss = F.binary_cross_entropy_with_logits(x, y.to(x.dtype), reduction="none")
+    loss = -F.logsigmoid(torch.where(y, x, -x))
     if weight is not None:
         loss = loss * weight
     return loss.sum(dim=1)
@@ -63,13 +63,13 @@ def eql_weight(y: Tensor, fg: Tensor, tail: Tensor) -> Tensor:
 def beql_weight(x: Tensor, y: Tensor, fg: Tensor, tail: Tensor, log_base: float) -> Tensor:
     """Eq. (4): eq. (2) for foreground, 1 - T(f_j) min(-log_b(p_j), 1) for background.
 
-    p is the current prediction, ``sigmoid(x)``; -log(p) is computed as ``softplus(-x)``.
+    p is the current prediction, ``sigmoid(x)``.
 
     Returns:
         (N, C), the dtype of ``x``.
     """
     x = x.detach()
-    discount = (F.softplus(-x) / math.log(log_base)).clamp(max=1)
+    discount = (-F.logsigmoid(x) / math.log(log_base)).clamp(max=1)
     return torch.where(fg[:, None], eql_weight(y, fg, tail).to(x.dtype), 1 - tail * discount)
 
 
