@@ -127,6 +127,14 @@ def test_boxes_out_of_the_ordinary_are_left_to_mmcv(no_way_back):
             RoIAlign(output_size=2)(features, rois)
 
 
+def test_traced_layer_takes_other_boxes():
+    torch.manual_seed(0)
+    features = torch.randn(1, 2, 20, 20)
+    small, large = torch.tensor([[0, 3, 3, 5, 5.0]]), torch.tensor([[0, 1, 2, 17, 19.0]] * 3)
+    traced = torch.jit.trace(RoIAlign(output_size=2), (features, small))
+    torch.testing.assert_close(traced(features, large), RoIAlign(output_size=2)(features, large))
+
+
 @pytest.mark.parametrize("count", [0, 30])
 @pytest.mark.parametrize("factor", [None, 1.5])
 def test_extractor(count, factor, no_way_back):

@@ -51,7 +51,8 @@ class RoIAlign(mmcv.ops.RoIAlign):
     """mmcv's layer, whose values and gradients it gives, but for rounding.
 
     It takes mmcv's way on a GPU, for half precision, ``pool_mode='max'``, ``aligned=False`` and
-    ``use_torchvision=True``, and for boxes out of the ordinary, about which mmcv may complain.
+    ``use_torchvision=True``, when it is traced (to export a model), and for boxes out of the
+    ordinary, about which mmcv may complain.
 
     Args:
         *args, **kwargs: Those of :class:`mmcv.ops.RoIAlign`.
@@ -67,12 +68,7 @@ class RoIAlign(mmcv.ops.RoIAlign):
         Returns:
             (n, C, h, w).
         """
-        values_are_ours = input.device.type == "cpu" and input.dtype in (
-            torch.float32,
-            torch.float64,
-        )
-        options_are_ours = self.pool_mode == "avg" and self.aligned and not self.use_torchvision
-        if not values_are_ours or not options_are_ours or rois.numel() == 0 or input.numel() == 0:
+        if not self._can_sum(input) or rois.numel() == 0 or input.numel() == 0:
             return super().forward(input, rois)
         rois = rois.detach()
         start = rois[:, 1:3] * self.spatial_scale - 0.5  # x, y, in cells
@@ -92,6 +88,17 @@ class RoIAlign(mmcv.ops.RoIAlign):
             for i, cells in enumerate((width, height))
         )
         return weighted_sums(input, rois[:, 0].long(), y, x)
+
+    def _can_sum(self, input: Tensor) -> bool:
+        """Whether options and kind of values are those that the sparse sum is made for."""
+        return (
+            input.device.type == "cpu"
+            and input.dtype in (torch.float32, torch.float64)
+            and self.pool_mode == "avg"
+            and self.aligned
+            and not self.use_torchvision
+            and not torch.jit.is_tracing()  # would keep this call's numbers of samples for all
+        )
 
 
 def bin_cells(
