@@ -127,6 +127,7 @@ def test_boxes_out_of_the_ordinary_are_left_to_mmcv(no_way_back):
             RoIAlign(output_size=2)(features, rois)
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # of mmcv's own assertion
 def test_traced_layer_takes_other_boxes():
     torch.manual_seed(0)
     features = torch.randn(1, 2, 20, 20)
