@@ -23,8 +23,8 @@ model = dict(
         anchor_generator=dict(scales=[6], strides=[4, 8, 16, 32]),
     ),
     roi_head=dict(
-        # MMDetection's extractor: at this size FastRoIExtractor gains an eighth of a step, and by
-        # its rounding every number of docs/mini_lvis.md would be another one.
+        # MMDetection's extractors: on such small maps FastRoIExtractor gains less, and by its
+        # rounding every number of docs/mini_lvis.md would be another one.
         bbox_roi_extractor=dict(
             type="SingleRoIExtractor",
             roi_layer=dict(sampling_ratio=1),
