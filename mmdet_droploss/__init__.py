@@ -7,10 +7,12 @@ hooks, the metric, the losses and the bbox head. A config does that with::
 """
 
 from .environment import check_environment
+from .ops import stand_in
 from .version import __version__
 
 check_environment()  # first: what follows fails in obscure ways in an environment that cannot work
+stand_in()  # mmdet loads mmcv's operators as soon as anything of it is imported
 
-from . import datasets, engine, evaluation, models, registry
+from . import annotations, datasets, engine, evaluation, models, registry
 
-__all__ = ["__version__", "datasets", "engine", "evaluation", "models", "registry"]
+__all__ = ["__version__", "annotations", "datasets", "engine", "evaluation", "models", "registry"]

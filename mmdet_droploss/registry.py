@@ -6,7 +6,7 @@ list, and gets registries. They are empty: what they do not hold is looked up in
 These are mmdet's, where this package's parts are registered, as a config without ``::`` expects.
 
 A config is read before its ``custom_imports`` are followed, so this module has to be imported
-earlier. The tools of this package do it; docs/get_started.md says how a config does it itself.
+earlier. The tools of this package do it; docs/mim.md says how a config does it itself.
 """
 
 import mmdet.registry

@@ -1,6 +1,7 @@
 """Data sets, the sampler that chooses their next image, and how often each category occurs."""
 
-from .class_frequency import BUNDLED, GROUP_NAMES, ClassFrequency, load_class_frequency
+from ..annotations import BUNDLED, GROUP_NAMES, ClassFrequency, load_class_frequency
+from .coco import FastCocoDataset
 from .lvis import FastLVISV05Dataset, FastLVISV1Dataset
 from .repeat_factor_sampler import RepeatFactorSampler, repeat_factors
 
@@ -8,6 +9,7 @@ __all__ = [
     "BUNDLED",
     "GROUP_NAMES",
     "ClassFrequency",
+    "FastCocoDataset",
     "FastLVISV05Dataset",
     "FastLVISV1Dataset",
     "RepeatFactorSampler",

@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import tempfile
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -26,16 +27,18 @@ import platformdirs
 import xxhash
 from mmengine.logging import print_log
 
+from ..annotations.progress import INTERVAL
 from ..utils import current_umask
 
 #: Part of every key. Raise it whenever the same key would give other bytes.
-FORMAT = 1
+FORMAT = 2
 
 #: Environment variable that says where the cache is.
 CACHE_VARIABLE = "MMDET_DROPLOSS_CACHE"
 
 _INDEX = "entry.json"
 _RECORDS = "records.bin"
+_FACTS = "facts.json"
 _ARRAYS = ("record_ends", "labels", "label_ends", "category_ids")
 _CHUNK = 1 << 22
 
@@ -50,6 +53,7 @@ class PackedAnnotations:
         labels: (instances,) int32, the labels of the images one after another.
         label_ends: (M,) int64, where those of each image end.
         category_ids: (C,) int64, the category id of each label.
+        facts: What else a later start has to know; JSON values.
     """
 
     records: np.ndarray
@@ -57,10 +61,12 @@ class PackedAnnotations:
     labels: np.ndarray
     label_ends: np.ndarray
     category_ids: np.ndarray
+    facts: dict[str, Any]
 
 
-#: What is packed: the category ids, and for each image its record and the labels of its instances.
-Parsed = tuple[Sequence[int], Iterable[tuple[bytes, Sequence[int]]]]
+#: What is packed: the category ids; for each image its record and the labels of its instances; and
+#: the facts, which are complete when the images have been gone through.
+Parsed = tuple[Sequence[int], Iterable[tuple[bytes, Sequence[int]]], dict[str, Any]]
 
 
 def cache_root() -> Path:
@@ -72,15 +78,18 @@ def pack(parsed: Parsed) -> PackedAnnotations:
     """Pack annotations in the memory of this process."""
     buffer = BytesIO()
     arrays = _pack_into(buffer, parsed)
-    return PackedAnnotations(np.frombuffer(buffer.getbuffer(), np.uint8), *arrays)
+    return PackedAnnotations(np.frombuffer(buffer.getbuffer(), np.uint8), *arrays, parsed[2])
 
 
-def load_or_pack(key: dict[str, Any], parse: Callable[[], Parsed]) -> PackedAnnotations:
+def load_or_pack(
+    key: dict[str, Any], parse: Callable[[os.PathLike | None], Parsed]
+) -> PackedAnnotations:
     """Take an entry from the cache, or make it.
 
     Args:
         key: All that decides the content; JSON values.
-        parse: Called if the entry is missing, damaged or of another version.
+        parse: Called if the entry is missing, damaged or of another version, with the file that
+            shall tell waiting processes how far it is.
 
     Returns:
         The entry's arrays, mapped read-only. If the cache cannot be written (no permission, disk
@@ -113,7 +122,7 @@ def load_or_pack(key: dict[str, Any], parse: Callable[[], Parsed]) -> PackedAnno
             logger="current",
             level=logging.WARNING,
         )
-    return pack(parse()) if packed is None else packed
+    return pack(parse(None)) if packed is None else packed
 
 
 def file_digest(path: str | os.PathLike) -> str:
@@ -152,6 +161,7 @@ def remove_entry(entry: Entry) -> None:
     """Delete an entry. Processes that have it mapped are not disturbed."""
     shutil.rmtree(entry.folder)
     _lock_file(entry.folder).unlink(missing_ok=True)
+    _progress_file(entry.folder).unlink(missing_ok=True)
 
 
 def _is_ours(folder: Path) -> bool:
@@ -162,33 +172,37 @@ def _is_ours(folder: Path) -> bool:
     return _INDEX in names or _RECORDS in names
 
 
-def _pack_into(file: BinaryIO, parsed: Parsed) -> tuple[np.ndarray, ...]:
-    category_ids, images = parsed
-    sizes, labels, counts = [], [], []
+def _pack_into(
+    file: BinaryIO, parsed: Parsed
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    category_ids, images, _ = parsed
+    sizes, labels, counts = [], array("i"), []
     for record, labels_of_image in images:
         file.write(record)
         sizes.append(len(record))
-        labels.append(np.asarray(labels_of_image, np.int32))
+        labels.extend(labels_of_image)
         counts.append(len(labels_of_image))
     return (
         np.cumsum(sizes, dtype=np.int64),
-        np.concatenate(labels) if labels else np.empty(0, np.int32),
+        np.array(labels, np.int32),
         np.cumsum(counts, dtype=np.int64),
         np.asarray(category_ids, np.int64),
     )
 
 
-def _write(folder: Path, key: dict, parse: Callable[[], Parsed]) -> None:
+def _write(folder: Path, key: dict, parse: Callable[[os.PathLike | None], Parsed]) -> None:
     """Make an entry, wholly or not at all. The caller holds its lock."""
     for left in folder.parent.glob(f"{folder.name}.tmp-*"):  # of a killed process
         shutil.rmtree(left, ignore_errors=True)
     beside = Path(tempfile.mkdtemp(prefix=f"{folder.name}.tmp-", dir=folder.parent))
     try:
         beside.chmod(0o777 & ~current_umask())  # mkdtemp makes it private, others may share it
+        parsed = parse(_progress_file(folder))
         with open(beside / _RECORDS, "wb") as file:
-            arrays = _pack_into(file, parse())
+            arrays = _pack_into(file, parsed)
         for name, array in zip(_ARRAYS, arrays, strict=True):
             np.save(beside / f"{name}.npy", array)
+        (beside / _FACTS).write_text(json.dumps(parsed[2], indent=1))
         files = {file.name: file_digest(file) for file in sorted(beside.iterdir())}
         (beside / _INDEX).write_text(json.dumps({"key": key, "files": files}, indent=1))
         if folder.exists():
@@ -197,6 +211,8 @@ def _write(folder: Path, key: dict, parse: Callable[[], Parsed]) -> None:
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
+    finally:
+        _progress_file(folder).unlink(missing_ok=True)
 
 
 def _open(folder: Path, key: dict) -> PackedAnnotations | None:
@@ -212,8 +228,9 @@ def _open(folder: Path, key: dict) -> PackedAnnotations | None:
         ):
             size = (folder / _RECORDS).stat().st_size
             records = np.memmap(folder / _RECORDS, mode="r") if size else np.empty(0, np.uint8)
-            arrays = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS)
-            return PackedAnnotations(records, *arrays)
+            arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
+            facts = json.loads((folder / _FACTS).read_text())
+            return PackedAnnotations(records, **arrays, facts=facts)
     return None
 
 
@@ -221,7 +238,7 @@ def _read_index(folder: Path) -> dict[str, Any] | None:
     """The content of an entry's index, or None if it is damaged."""
     try:
         index = json.loads((folder / _INDEX).read_text())
-        expected = {_RECORDS, *(f"{name}.npy" for name in _ARRAYS)}
+        expected = {_RECORDS, _FACTS, *(f"{name}.npy" for name in _ARRAYS)}
         is_whole = index["files"].keys() == expected and _name(index["key"]) == folder.name
         return index if is_whole else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -240,6 +257,10 @@ def _lock_file(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.lock")
 
 
+def _progress_file(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.progress")
+
+
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold an entry's lock, which a killed process loses."""
@@ -248,8 +269,18 @@ def _locked(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         print_log("waiting for another process that parses the same annotations", logger="current")
-        lock.acquire()
+        _wait(lock, _progress_file(folder))
     try:
         yield
     finally:
         lock.release()
+
+
+def _wait(lock: filelock.BaseFileLock, progress: Path) -> None:
+    """Acquire a lock, and say at times how far its holder is."""
+    while True:
+        with contextlib.suppress(filelock.Timeout):
+            lock.acquire(timeout=INTERVAL)
+            return
+        with contextlib.suppress(OSError):  # it may be gone, or not there yet
+            print_log(f"waiting: the other process has {progress.read_text()}", logger="current")

@@ -1,13 +1,18 @@
-"""Repeat factor sampling (RFS), Gupta et al., LVIS: A Dataset for Large Vocabulary Instance
-Segmentation, CVPR 2019, section 4.2 and appendix."""
+"""Repeat factor sampling (RFS).
+
+Gupta et al., "LVIS: A Dataset for Large Vocabulary Instance Segmentation", CVPR 2019, section 4.2
+and appendix.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Iterator, Sized
+from typing import Any
 
 import numpy as np
+from mmdet.datasets import BaseDetDataset
 from mmengine.dist import get_dist_info, sync_random_seed
 from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import ConcatDataset, Sampler
@@ -121,7 +126,7 @@ class RepeatFactorSampler(Sampler[int]):
         return (whole + (draws < self.factors - whole)).astype(np.int64)
 
 
-def _labels_by_image(dataset: Sized) -> tuple[np.ndarray, np.ndarray]:
+def _labels_by_image(dataset: Any) -> tuple[np.ndarray, np.ndarray]:
     """The labels of all images, one after another, and where those of each image end."""
     packed = dataset.labels_by_image() if hasattr(dataset, "labels_by_image") else None
     if packed is not None:
@@ -137,5 +142,13 @@ def _labels_by_image(dataset: Sized) -> tuple[np.ndarray, np.ndarray]:
             f"RepeatFactorSampler needs the labels of each image, but a {type(dataset).__name__} "
             f"has no get_cat_ids"
         )
-    of_images = [np.asarray(dataset.get_cat_ids(index), np.int64) for index in range(len(dataset))]
+    of_images = [np.asarray(_labels_of(dataset, index), np.int64) for index in range(len(dataset))]
     return np.concatenate(of_images), np.cumsum([len(labels) for labels in of_images])
+
+
+def _labels_of(dataset: Any, index: int) -> list[int]:
+    """The labels of an image that are trained on: mmdet's get_cat_ids has crowd regions as well."""
+    if isinstance(dataset, BaseDetDataset):
+        instances = dataset.get_data_info(index)["instances"]
+        return [each["bbox_label"] for each in instances if not each.get("ignore_flag")]
+    return dataset.get_cat_ids(index)

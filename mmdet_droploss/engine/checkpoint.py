@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Callable
+from typing import Any
 
+import mmengine.runner.checkpoint
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
@@ -20,7 +22,7 @@ from mmengine.utils import digit_version
 try:
     from numpy._core import multiarray  # NumPy 2
 except ImportError:
-    from numpy.core import multiarray
+    from numpy.core import multiarray  # type: ignore[no-redef]  # the same in NumPy 1
 
 
 def _statistics_method(owner: type, name: str) -> Callable:
@@ -30,31 +32,26 @@ def _statistics_method(owner: type, name: str) -> Callable:
     raise pickle.UnpicklingError(f"GLOBAL getattr({owner!r}, {name!r}) is not allowed")
 
 
-def _under_name(function: Callable, path: str) -> Callable:
-    """The function as a pickle names it; torch goes by ``__module__`` and ``__qualname__``."""
-
-    def named(*args):
-        return function(*args)
-
-    named.__module__, named.__qualname__ = path.rsplit(".", 1)
-    return named
-
-
 def _allowed() -> list:
-    """The classes and functions in MMEngine's own checkpoints, by name.
+    """The classes and functions in MMEngine's own checkpoints, some with the name they have there.
 
     NumPy 2 renamed ``numpy.core``; a checkpoint keeps the name of the NumPy that wrote it.
     """
-    allowed: list = [HistoryBuffer, np.ndarray, np.dtype]
-    allowed += {type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "u1", "bool")}
-    for module in ("numpy._core.multiarray", "numpy.core.multiarray"):
-        for function in (multiarray._reconstruct, multiarray.scalar):
-            allowed.append(_under_name(function, f"{module}.{function.__name__}"))
-    allowed.append(_under_name(_statistics_method, "builtins.getattr"))
-    return allowed
+    return [
+        HistoryBuffer,
+        np.ndarray,
+        np.dtype,
+        *{type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "u1", "bool")},
+        *(
+            (function, f"{module}.{function.__name__}")
+            for module in ("numpy._core.multiarray", "numpy.core.multiarray")
+            for function in (multiarray._reconstruct, multiarray.scalar)
+        ),
+        (_statistics_method, "builtins.getattr"),
+    ]
 
 
-def load_from_local(filename: str, map_location=None) -> dict:
+def load_from_local(filename: str, map_location: Any = None) -> dict:
     """Load a checkpoint file; takes the place of MMEngine's loader of the same name.
 
     Args:
@@ -94,4 +91,6 @@ def load_from_local(filename: str, map_location=None) -> dict:
         ) from None
 
 
-CheckpointLoader.register_scheme(prefixes="", loader=load_from_local, force=True)
+# Newer versions of MMEngine (in the maintained forks) allow what they need by themselves.
+if not hasattr(mmengine.runner.checkpoint, "get_torch_safe_globals"):
+    CheckpointLoader.register_scheme(prefixes="", loader=load_from_local, force=True)

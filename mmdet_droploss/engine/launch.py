@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-import atexit
-import time
+import contextlib
+import os
 from collections.abc import Iterator
 from importlib import metadata
 
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
 from mmengine.utils import digit_version
-from torch import distributed as dist
 
-from .distributed import check_gpu_count, join_launcher
+from .category_check import add_category_check
+from .config_checks import check_config, walk
+from .cpu_distributed import cpu_process_group_ended, start_cpu_process_group
+from .launchers import (
+    check_gpu_count,
+    check_launcher,
+    choose_port,
+    join_launcher,
+    say_while_waiting,
+)
+from .lost_processes import lost_processes_explained
+from .run_log import complete_log, log_warnings
 
 
 def prepare_run(cfg: Config, launcher: str) -> None:
@@ -21,48 +33,66 @@ def prepare_run(cfg: Config, launcher: str) -> None:
 
     Args:
         cfg: The config; changed in place.
-        launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+        launcher: ``'none'``, ``'pytorch'`` or ``'slurm'``.
 
     Raises:
-        ValueError: If the evaluator cannot work with the installed packages.
+        ValueError: If the evaluator cannot work with the installed packages, or a loop would never
+            end.
+        TypeError: If a loss is given arguments that it does not have.
         RuntimeError: If the launcher does not fit the machine.
     """
+    log_warnings()
     cfg.launcher = launcher
+    add_category_check(cfg)
+    check_config(cfg)
     for name in ("val_evaluator", "test_evaluator"):
         _check_evaluator(name, cfg.get(name))
     if launcher == "none":
         return
-    join_launcher(launcher)
-    if torch.cuda.is_available():
-        check_gpu_count()
-        return
-    # MMEngine's own init_dist selects a CUDA device whatever the backend. It leaves a process group
-    # alone that is there already, so this one is made first.
-    dist.init_process_group("gloo")
-    # A thread of gloo's that still drops the last collective's tensors when Python shuts down waits
-    # for its lock, is stopped there, and aborts the process after a training that went well.
-    atexit.register(time.sleep, 0.5)
-    wrapper = cfg.get("model_wrapper_cfg") or {}
-    cfg.model_wrapper_cfg = {
-        "find_unused_parameters": cfg.get("find_unused_parameters", False),
-        **wrapper,
-        "type": "CPUDistributedDataParallel",
-    }
+    process = check_launcher(launcher)
+    if "OMP_NUM_THREADS" in os.environ:  # MMEngine sets 1 otherwise, and says so at every start
+        os.environ.setdefault("MKL_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
+    say_while_waiting(process)
+    if torch.cuda.is_available():  # MMEngine joins the other processes
+        check_gpu_count(int(process["LOCAL_RANK"]))
+        choose_port(launcher)
+    else:
+        join_launcher(launcher)
+        start_cpu_process_group(cfg)
 
 
-def _dicts(node) -> Iterator[dict]:
-    """All dicts in a nested config."""
-    if isinstance(node, dict):
-        yield node
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for child in node:
-            yield from _dicts(child)
+def build_runner(cfg: Config) -> Runner:
+    """The runner of a prepared config.
+
+    Args:
+        cfg: The config, after :func:`prepare_run`.
+    """
+    runner = Runner.from_cfg(cfg) if "runner_type" not in cfg else RUNNERS.build(cfg)
+    complete_log(runner)
+    return runner
+
+
+@contextlib.contextmanager
+def launched_runner(cfg: Config, launcher: str, remedy: str) -> Iterator[Runner]:
+    """A runner for a block, in each of the launcher's processes, which part after it.
+
+    Args:
+        cfg: The config; changed in place.
+        launcher: As for :func:`prepare_run`, which says what is raised.
+        remedy: A sentence on what to do if another process is lost.
+
+    Yields:
+        The runner.
+    """
+    prepare_run(cfg, launcher)
+    runner = build_runner(cfg)
+    with cpu_process_group_ended(), lost_processes_explained(remedy):
+        yield runner
 
 
 def _check_evaluator(name: str, evaluator: dict | list | None) -> None:
     """MMDetection's LVISMetric dies at the end of the evaluation with current NumPy."""
-    uses_lvis_api = any(node.get("type") == "LVISMetric" for node in _dicts(evaluator))
+    uses_lvis_api = any(node.get("type") == "LVISMetric" for _, node in walk(evaluator))
     if (
         uses_lvis_api
         and digit_version(np.__version__) >= digit_version("1.24")

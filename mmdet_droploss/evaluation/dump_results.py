@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import pickle
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 from mmdet.evaluation import DumpDetResults
-from mmengine.dist import get_rank, get_world_size
+from mmengine.dist import get_world_size
 from mmengine.logging import print_log
 
-from ..utils import open_atomically
+from ..annotations.progress import track
+from .parts import Part, joined
 
 
 class StreamedDetResults(DumpDetResults):
@@ -25,22 +24,20 @@ class StreamedDetResults(DumpDetResults):
         out_file_path: The file to write; a list of dictionaries, one an image.
     """
 
+    default_prefix = "predictions"  # of no number, but MMEngine warns of a metric without
+
     def __init__(self, out_file_path: str) -> None:
         super().__init__(out_file_path=out_file_path)
-        self._file: BinaryIO | None = None
-        self._count = 0
+        self._start()
 
-    def _part(self, rank: int) -> str:
-        return f"{self.out_file_path}.part{rank}"
+    def _start(self) -> None:
+        self._part, self._count = Part(self.out_file_path), 0
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Write the predictions of a batch."""
         super().process(data_batch, data_samples)
-        if self._file is None:
-            os.makedirs(os.path.dirname(os.path.abspath(self.out_file_path)), exist_ok=True)
-            self._file = open(self._part(get_rank()), "wb")  # noqa: SIM115 - closed in evaluate()
         for sample in self.results:
-            pickle.dump(sample, self._file, protocol=4)
+            self._part.write(pickle.dumps(sample, protocol=4))
         self._count += len(self.results)
         self.results.clear()
 
@@ -51,34 +48,25 @@ class StreamedDetResults(DumpDetResults):
             size: The number of images in the data set; what samplers add to fill up the last
                 round is left out.
         """
-        if self._file is not None:
-            self._file.close()
-        self._file, self._size = None, size
-        # What BaseMetric gathers from the processes: one number each, in the place of all results.
-        self.results = [self._count]
-        self._count = 0
+        self._part.close()
+        self._size = size
+        # What BaseMetric gathers from the processes: two numbers each, in the place of all results.
+        self.results = [(self._count, self._part.size)]
+        self._start()
         return super().evaluate(get_world_size())
 
-    def compute_metrics(self, results: list[int]) -> dict:
+    def compute_metrics(self, results: list[tuple[int, int]]) -> dict:
         """Write the file; called in the first process only.
 
         Args:
-            results: How many images each process has written.
+            results: How many images and bytes each process has written.
         """
-        parts = [self._part(rank) for rank in range(len(results))]
-        with contextlib.ExitStack() as stack:
-            files = [
-                stack.enter_context(open(part, "rb"))
-                for part, count in zip(parts, results, strict=True)
-                if count
-            ]
-            with open_atomically(self.out_file_path) as whole:
-                pickler = pickle.Pickler(whole, protocol=4)
-                pickler.fast = True  # no memo: it would keep every prediction alive
-                pickler.dump(_LazyList(_in_turn(files, min(sum(results), self._size))))
-        for part in parts:
-            if os.path.exists(part):
-                os.unlink(part)
+        counts, sizes = zip(*results, strict=True)
+        with joined(self.out_file_path, sizes) as (whole, parts):
+            pickler = pickle.Pickler(whole, protocol=4)
+            pickler.fast = True  # no memo: it would keep every prediction alive
+            size = min(sum(counts), self._size)
+            pickler.dump(_LazyList(_in_turn(parts, size, f"writing {self.out_file_path}")))
         print_log(f"wrote the predictions to {self.out_file_path}", logger="current")
         return {}
 
@@ -93,7 +81,7 @@ class _LazyList:
         return list, (), None, self._items
 
 
-def _in_turn(files: Sequence[BinaryIO], size: int) -> Iterator[Any]:
+def _in_turn(files: Sequence[BinaryIO], size: int, what: str) -> Iterator[Any]:
     """The pickled objects of several files, one of each in turn, as samplers deal images out."""
-    for index in range(size):
+    for index in track(range(size), what):
         yield pickle.load(files[index % len(files)])

@@ -8,28 +8,15 @@ from typing import Any
 import numpy as np
 import orjson
 from mmdet.registry import METRICS
-from mmdet.structures.mask import encode_mask_results
-from mmengine.dist import get_rank, get_world_size
+from mmengine.dist import get_world_size
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 
-from ..datasets.annotation_file import garbage_collection_paused
+from ..annotations.ground_truth import GroundTruth
 from ..utils import write_atomically
-from .ground_truth import GroundTruth
-from .results_file import ResultsPart, join_parts, select, to_lvis_results
-
-#: LVIS's 13 numbers.
-METRIC_KEYS = (
-    'AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'APr', 'APc', 'APf',
-    'AR@300', 'ARs@300', 'ARm@300', 'ARl@300',
-)  # fmt: skip
-
-#: LVIS looks at this many detections an image.
-MAX_DETECTIONS = 300
-
-#: Images that are matched in one go.
-MATCHED_AT_ONCE = 16
+from .detections import Detections, ResultsFile
+from .lvis_evaluator import MATCHED_AT_ONCE, METRIC_KEYS, LVISEvaluator, category_ap
 
 
 @METRICS.register_module()
@@ -61,13 +48,17 @@ class FastLVISMetric(BaseMetric):
             in LVIS's results format) and ``{prefix}.metrics.json`` (all numbers, also per
             category).
         format_only: Only write the detections, for LVIS's test server; needs ``outfile_prefix``.
+        check_classes: Whether category names behind ``class_freq`` that differ from those of
+            ``ann_file`` are an error. If not, they are a warning. (Those of the data sets are
+            compared by :class:`~mmdet_droploss.engine.category_check.CategoryCheckHook`.)
         collect_device: ``'cpu'`` or ``'gpu'``, where the processes' states are gathered.
         prefix: Takes the place of ``lvis`` in the names.
         backend_args: For MMEngine's file backends.
 
     Raises:
-        ValueError: If an argument is out of range, ``ann_file`` is not valid, or the detections
-            are for images that it does not have or have NaN scores.
+        ValueError: If an argument is out of range, ``ann_file`` is not valid or says what lvis-api
+            could not evaluate, category names differ, or the detections are for images that it
+            does not have, have masks of another size than the image, or are not finite.
         FileNotFoundError: If ``ann_file`` does not exist.
     """
 
@@ -81,6 +72,7 @@ class FastLVISMetric(BaseMetric):
         class_freq: Any = None,
         outfile_prefix: str | None = None,
         format_only: bool = False,
+        check_classes: bool = True,
         collect_device: str = "cpu",
         prefix: str | None = None,
         backend_args: dict | None = None,
@@ -95,9 +87,11 @@ class FastLVISMetric(BaseMetric):
         self.classwise = classwise
         self.outfile_prefix = outfile_prefix
         self.format_only = format_only
+        self._compared = [] if format_only else self.iou_types
         self.ground_truth = GroundTruth(
-            ann_file, class_freq, require_annotations=not format_only, backend_args=backend_args
+            ann_file, class_freq, self._compared, check_classes, backend_args
         )
+        self._category_ids = self.ground_truth.category_ids.tolist()
         self._start()
 
     def _start(self) -> None:
@@ -106,83 +100,67 @@ class FastLVISMetric(BaseMetric):
         # The images that came last. Some are matched at once, for hotcoco then uses several cores.
         # The very last waits for the end: with several processes a sampler may have dealt it out
         # twice, to fill up the last round, and only then it is known who else has it.
-        self._pending: list[dict] = []
-        self._evaluators = {
-            iou_type: new_evaluator(self.ground_truth, iou_type)
-            for iou_type in ([] if self.format_only else self.iou_types)
-        }
-        self._parts = {
-            iou_type: ResultsPart(self._part_file(iou_type, get_rank()))
+        self._pending: list[Detections] = []
+        self._evaluator = LVISEvaluator(self.ground_truth, self._compared)
+        self._files = {
+            iou_type: ResultsFile(f"{self.outfile_prefix}.{iou_type}.json")
             for iou_type in ([] if self.outfile_prefix is None else self.iou_types)
         }
-
-    def _part_file(self, iou_type: str, rank: int) -> str:
-        return f"{self.outfile_prefix}.{iou_type}.json.part{rank}"
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Match the predictions of a batch; masks become run-length encodings."""
         for sample in data_samples:
-            prediction = sample["pred_instances"]
-            result = {
-                "img_id": sample["img_id"],
-                "bboxes": prediction["bboxes"].cpu().numpy(),
-                "scores": prediction["scores"].cpu().numpy(),
-                "labels": prediction["labels"].cpu().numpy(),
-            }
-            if "segm" in self.iou_types:
-                if "masks" not in prediction:
-                    raise ValueError(
-                        "metric has 'segm', but the model predicts no masks; "
-                        "use FastLVISMetric(metric='bbox')"
-                    )
-                masks = prediction["masks"]
-                encoded = isinstance(masks, list)
-                result["masks"] = (
-                    masks if encoded else encode_mask_results(masks.detach().cpu().numpy())
-                )
-            self._check(result)
-            waiting = {pending["img_id"] for pending in self._pending}
-            if result["img_id"] not in self._matched and result["img_id"] not in waiting:
-                self._pending.append(result)
+            found = Detections.from_sample(sample, self.iou_types)
+            self._check(found)
+            waiting = {pending.image_id for pending in self._pending}
+            if found.image_id not in self._matched and found.image_id not in waiting:
+                self._pending.append(found)
             if len(self._pending) > MATCHED_AT_ONCE:
                 self._match(self._pending[:-1])
                 self._pending = self._pending[-1:]
 
-    def _check(self, result: dict) -> None:
-        if result["img_id"] not in self.ground_truth:
+    def _check(self, found: Detections) -> None:
+        image_id, truth = found.image_id, self.ground_truth
+        if image_id not in truth:
             raise ValueError(
-                f"detections for image id {result['img_id']!r}, which ann_file={self.ann_file!r} "
+                f"detections for image id {image_id!r}, which ann_file={self.ann_file!r} "
                 f"does not have: val_dataloader and the evaluator must use the same annotation file"
             )
-        for name in ("scores", "bboxes"):
-            if np.isnan(result[name]).any():
-                raise ValueError(f"{name} of image id {result['img_id']!r} contain NaN")
-        labels, num_classes = result["labels"], len(self.ground_truth.categories)
+        values = {"scores": found.scores, "bboxes": found.shapes.get("bbox", np.empty(0))}
+        for name, array in values.items():
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name} of image id {image_id!r} contain NaN or infinity")
+        labels, num_classes = found.labels, len(truth.categories)
         if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
             raise ValueError(
-                f"labels of image id {result['img_id']!r} reach from {labels.min()} to "
+                f"labels of image id {image_id!r} reach from {labels.min()} to "
                 f"{labels.max()}, but ann_file={self.ann_file!r} has {num_classes} categories"
             )
+        expected = truth.size(image_id)
+        for height, width in {tuple(mask["size"]) for mask in found.shapes.get("segm", ())}:
+            if (height, width) != expected and None not in expected:
+                raise ValueError(
+                    f"the masks predicted for {truth.name_of_image(image_id)} are {height} pixels "
+                    f"high and {width} wide, but ann_file={self.ann_file!r} says height "
+                    f"{expected[0]} and width {expected[1]}"
+                    + (
+                        ". They are swapped there: MMDetection turns a picture by its EXIF "
+                        "orientation when it loads it. Correct height and width (and the "
+                        "annotations, if they were drawn on the picture as it lies), or load it "
+                        "with LoadImageFromFile(color_type='color_ignore_orientation')"
+                        if (width, height) == expected
+                        else ". Correct the file, or give the pictures that it was made for"
+                    )
+                )
 
-    @garbage_collection_paused()
-    def _match(self, results: list[dict]) -> None:
+    def _match(self, found: list[Detections]) -> None:
         """Match the detections of some images with their annotations, and forget them."""
-        category_ids = self.ground_truth.category_ids
-        images, annotations = [], []
-        detections = {iou_type: [] for iou_type in self._evaluators}
-        for result in results:
-            self._matched.add(result["img_id"])
-            for iou_type, part in self._parts.items():
-                part.write(to_lvis_results(result, iou_type, category_ids))
-            image = self.ground_truth.image(result["img_id"])
-            annotated = self.ground_truth.annotations(result["img_id"])
-            counted = select(result, detections_that_count(result, image, annotated, category_ids))
-            images.append(image)
-            annotations += annotated
-            for iou_type, of_type in detections.items():
-                of_type += to_lvis_results(counted, iou_type, category_ids)
-        for iou_type, evaluator in self._evaluators.items():
-            evaluator.update(images, annotations, detections[iou_type])
+        for of_image in found:
+            self._matched.add(of_image.image_id)
+            for iou_type, file in self._files.items():
+                file.write(of_image.to_lvis_results(iou_type, self._category_ids))
+        if not self.format_only:
+            self._evaluator.update(found)
 
     def evaluate(self, size: int) -> dict[str, float]:
         """Combine what the processes have matched.
@@ -202,13 +180,13 @@ class FastLVISMetric(BaseMetric):
 
     def _state(self) -> dict:
         """What this process has matched, for the first process to combine."""
-        for part in self._parts.values():
-            part.flush()
+        for file in self._files.values():
+            file.part.flush()
         return {
             "matched": self._matched,
             "pending": self._pending,
-            "evaluators": {key: value.to_bytes() for key, value in self._evaluators.items()},
-            "part_sizes": {key: part.size for key, part in self._parts.items()},
+            "evaluator": self._evaluator.to_bytes(),
+            "part_sizes": {key: file.part.size for key, file in self._files.items()},
         }
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
@@ -225,23 +203,20 @@ class FastLVISMetric(BaseMetric):
                 f"{len(self._matched)} of the {len(self.ground_truth)} images of {self.ann_file} "
                 f"were tested; the others count as images without detections"
             )
-        for iou_type, own in self._parts.items():
-            own.flush()
-            sizes = [own.size, *(state["part_sizes"][iou_type] for state in results[1:])]
-            parts = [(self._part_file(iou_type, rank), size) for rank, size in enumerate(sizes)]
-            join_parts(parts, f"{self.outfile_prefix}.{iou_type}.json")
+        for iou_type, file in self._files.items():
+            sizes = [state["part_sizes"][iou_type] for state in results[1:]]
+            file.join([file.part.size, *sizes])
+        if not self.format_only:
+            self._evaluator.update(Detections.none(i, self.iou_types) for i in missing)
         metrics: dict[str, float] = {}
         per_category: dict[str, np.ndarray] = {}
-        for iou_type, evaluator in self._evaluators.items():
-            images = [self.ground_truth.image(image_id) for image_id in missing]
-            annotations = [a for i in missing for a in self.ground_truth.annotations(i)]
-            evaluator.update(images, annotations, [])
-            evaluation = accumulate(evaluator)
+        for iou_type in self._compared:
+            evaluation = self._evaluator.accumulate(iou_type)
             summary = evaluation.summary_lines()  # this also computes what get_results() returns
             numbers = evaluation.get_results()
             metrics |= {f"{iou_type}_{key}": float(numbers[key]) for key in METRIC_KEYS}
             if self.classwise or self.outfile_prefix is not None:
-                per_category[iou_type] = category_ap(evaluation, self.ground_truth.category_ids)
+                per_category[iou_type] = category_ap(evaluation)
             logger.info("\n".join([f"{iou_type}:", *summary]))
             del evaluation  # before the next one is made: it holds all matches
         if self.format_only:
@@ -268,17 +243,16 @@ class FastLVISMetric(BaseMetric):
                 f"{len(matched) - len(self._matched)} images were tested by two processes; the "
                 f"sampler of the dataloader must deal each image out once, as DefaultSampler does"
             )
-        for iou_type in self._evaluators:
-            self._evaluators[iou_type] = merge([s["evaluators"][iou_type] for s in states])
-        pending = {result["img_id"]: result for state in states for result in state["pending"]}
-        self._match([result for i, result in pending.items() if i not in self._matched])
+        self._evaluator.merge([state["evaluator"] for state in states])
+        pending = {found.image_id: found for state in states for found in state["pending"]}
+        self._match([found for i, found in pending.items() if i not in self._matched])
 
     def _category_rows(self, per_category: dict[str, np.ndarray]) -> list[dict]:
         """One dict a category: its name, group, image count and APs (None if not measurable)."""
         rows = []
         for index, category in enumerate(self.ground_truth.categories):
             row = {
-                "name": category["name"],
+                "name": self.ground_truth.names[index] or str(category["id"]),
                 "frequency": category.get("frequency"),
                 "image_count": category.get("image_count"),
             }
@@ -299,71 +273,3 @@ class FastLVISMetric(BaseMetric):
                 ]
             )
         return AsciiTable(table).table
-
-
-def new_evaluator(ground_truth: GroundTruth, iou_type: str) -> Any:
-    """hotcoco's evaluator that takes images one after another, by LVIS's protocol."""
-    import hotcoco
-
-    return hotcoco.StreamingEval(ground_truth.categories, iou_type, lvis_style=True)
-
-
-def detections_that_count(
-    result: dict, image: dict, annotations: list[dict], category_ids: np.ndarray
-) -> np.ndarray:
-    """Which detections the federated protocol looks at: most are of categories it does not know of.
-
-    Args:
-        result: ``scores`` (N,) and ``labels`` (N,).
-        image: The image's entry, with ``neg_category_ids``.
-        annotations: The image's annotations.
-        category_ids: (C,) the category id of each label.
-
-    Returns:
-        Indices: of the best 300, those of categories that the image is annotated for, be it that
-        it shows them or that it certainly does not.
-    """
-    indices = np.arange(len(result["scores"]))
-    if len(indices) > MAX_DETECTIONS:
-        indices = np.argsort(-result["scores"], kind="stable")[:MAX_DETECTIONS]
-    known = {annotation["category_id"] for annotation in annotations}
-    known.update(image["neg_category_ids"])
-    return indices[np.isin(category_ids[result["labels"][indices]], list(known))]
-
-
-def merge(states: Sequence[bytes]) -> Any:
-    """One evaluator of the states (``to_bytes``) of several."""
-    import hotcoco
-
-    return hotcoco.StreamingEval.merge([hotcoco.StreamingEval.from_bytes(s) for s in states])
-
-
-def accumulate(evaluator: Any) -> Any:
-    """The numbers of all images that an evaluator has matched.
-
-    Returns:
-        hotcoco's ``COCOeval``: ``eval``, and ``summary_lines()`` followed by ``get_results()``.
-    """
-    evaluation = evaluator.finalize()
-    evaluation.accumulate()
-    return evaluation
-
-
-def category_ap(evaluation: Any, category_ids: np.ndarray) -> np.ndarray:
-    """AP per category.
-
-    Args:
-        evaluation: hotcoco's, after ``accumulate``.
-        category_ids: (C,) the category id of each label.
-
-    Returns:
-        (C,) float64; NaN if not measurable.
-    """
-    precision = np.asarray(evaluation.eval["precision"])[..., 0, 0]  # all sizes; (IoU, recall, C)
-    ordered = dict(zip(evaluation.params.cat_ids, np.moveaxis(precision, -1, 0), strict=True))
-    return np.array(
-        [
-            values[values > -1].mean() if (values > -1).any() else np.nan
-            for values in (ordered[category_id] for category_id in category_ids.tolist())
-        ]
-    )

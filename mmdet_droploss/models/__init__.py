@@ -1,8 +1,17 @@
 """Modules that MMDetection builds by name: losses and heads."""
 
-from .losses import BEQL, EQL, DropLoss, FixedDropLoss, SigmoidBCELoss
+from .losses import (
+    BEQL,
+    EQL,
+    DropLoss,
+    EQLV2BBoxLoss,
+    FederatedLoss,
+    FixedDropLoss,
+    SigmoidBCELoss,
+)
 from .roi_heads import (
-    DoubleConvFCBBoxHead,
+    CustomLossDoubleConvFCBBoxHead,
+    Detectron2CascadeRoIHead,
     FastRoIExtractor,
     LargeVocabBBoxHead,
     LargeVocabCascadeRoIHead,
@@ -12,9 +21,12 @@ from .roi_heads import (
 __all__ = [
     "BEQL",
     "EQL",
-    "DoubleConvFCBBoxHead",
+    "Detectron2CascadeRoIHead",
+    "CustomLossDoubleConvFCBBoxHead",
     "DropLoss",
+    "EQLV2BBoxLoss",
     "FastRoIExtractor",
+    "FederatedLoss",
     "FixedDropLoss",
     "LargeVocabBBoxHead",
     "LargeVocabCascadeRoIHead",

@@ -82,14 +82,19 @@ def lvis_content():
             {"id": 5, "name": "emu"},
         ],
         "annotations": [
-            {"id": 1, "image_id": 11, "category_id": 7},
-            {"id": 2, "image_id": 11, "category_id": 7},
-            {"id": 3, "image_id": 12, "category_id": 7},
-            {"id": 4, "image_id": 12, "category_id": 2},
-            {"id": 5, "image_id": 13, "category_id": 2, "iscrowd": 1},
-            {"id": 6, "image_id": 12, "category_id": 2, "iscrowd": 0},
+            annotation(1, 11, 7),
+            annotation(2, 11, 7),
+            annotation(3, 12, 7),
+            annotation(4, 12, 2),
+            annotation(5, 13, 2, iscrowd=1),
+            annotation(6, 12, 2, iscrowd=0),
         ],
     }
+
+
+def annotation(id_, image_id, category_id, **more):
+    ids = {"id": id_, "image_id": image_id, "category_id": category_id}
+    return {**ids, "bbox": [1, 2, 3, 4], "area": 12, **more}
 
 
 def write(tmp_path, content, name="train.json"):
@@ -120,10 +125,11 @@ def test_counts_are_those_of_a_plain_loop(tmp_path_factory, data):
         )
     )
     content = {
+        "images": [{"id": i, "height": 9, "width": 9} for i in range(6)],
         "categories": [{"id": i, "name": str(i)} for i in ids],
         "annotations": [
-            {"image_id": image, "category_id": category, "iscrowd": crowd}
-            for image, category, crowd in pairs
+            annotation(index, image, category, iscrowd=crowd)
+            for index, (image, category, crowd) in enumerate(pairs)
         ],
     }
     path = write(tmp_path_factory.mktemp("counts"), content)
@@ -168,7 +174,7 @@ def test_a_changed_file_is_read_again(tmp_path):
     path = write(tmp_path, content)
     first = load_class_frequency(path)
     assert load_class_frequency(path) is first
-    content["annotations"].append({"id": 7, "image_id": 14, "category_id": 5})
+    content["annotations"].append(annotation(7, 14, 5))
     write(tmp_path, content)
     assert load_class_frequency(path).image_count.tolist() == [2, 1, 1]
 
@@ -184,7 +190,7 @@ def test_a_path_may_be_a_pathlib_path(tmp_path):
 def assert_same(a, b, but_source=True):
     assert a.image_count.tolist() == b.image_count.tolist()
     assert a.num_images == b.num_images
-    for field in ("instance_count", "classes"):
+    for field in ("instance_count", "classes", "category_ids"):
         x, y = getattr(a, field), getattr(b, field)
         assert (x is None) == (y is None)
         assert x is None or list(x) == list(y)
@@ -266,17 +272,19 @@ def broken(change):
         ([1, 2], "not of a known format"),
         ({"images": []}, r"not of a known format.*\['images'\]"),
         (broken(lambda c: c["categories"].clear()), "category|categories"),
-        (broken(lambda c: c["categories"].append({"id": 7})), "the same id"),
-        (broken(lambda c: c["categories"].append({"name": "x"})), "lacks.*'id'"),
         (
-            broken(lambda c: c["annotations"].append({"image_id": 1})),
+            broken(lambda c: c["categories"].append({"id": 7})),
+            "categories must have.*7",
+        ),
+        (broken(lambda c: c["categories"].append({"name": "x"})), r"categories\[3\] must have.*id"),
+        (
+            broken(lambda c: c["annotations"].append({"id": 9, "image_id": 1})),
             "missing required field `category_id`",
         ),
-        (
-            broken(lambda c: c["annotations"].append({"image_id": 1, "category_id": 99})),
-            "does not know 99",
-        ),
-        (broken(lambda c: c.update(annotations=[3])), "not an LVIS or COCO annotation file"),
+        (broken(lambda c: c["annotations"].append(annotation(6, 11, 7))), "different ids.*6"),
+        (broken(lambda c: c["images"].append(c["images"][0])), "images must have different ids"),
+        (broken(lambda c: c.pop("images")), "not an LVIS or COCO annotation file.*lacks images"),
+        (broken(lambda c: c.update(annotations=[3])), r"annotations\[0\]: Expected `object`"),
         ({"image_count": [1, -2]}, r"whole numbers >= 0.*-2"),
         ({"image_count": []}, "non-empty"),
         ({"image_count": 7}, "flat, non-empty list"),

@@ -99,6 +99,11 @@ def random_annotation(rng, annotation_id, image, category_id):
     return {key: annotation[key] for key in keys}
 
 
+def sound_annotation(annotation_id, image_id, category_id):
+    ids = {"id": annotation_id, "image_id": image_id, "category_id": category_id}
+    return {**ids, "bbox": [1, 2, 5, 6], "area": 30}
+
+
 def random_content(seed, num_images=None):
     """The content of an LVIS annotation file that both versions' data sets can read."""
     rng = np.random.default_rng(seed)
@@ -125,6 +130,8 @@ def random_content(seed, num_images=None):
         image = with_objects[rng.integers(len(with_objects))]
         category_id = ids[rng.integers(len(ids))]
         annotations.append(random_annotation(rng, annotation_id, image, category_id))
+    if images:  # at least one that can be trained on
+        annotations.append(sound_annotation(5000, images[0]["id"], ids[0]))
     categories = [{"id": i, "name": f"Käfig_{i}_虎", "frequency": "r"} for i in ids]
     return {
         "info": {"description": "☃"},
@@ -154,8 +161,13 @@ def assert_same(got, expected):
     assert got.metainfo == expected.metainfo
     for index in range(len(expected)):
         labels = got.get_cat_ids(index)
-        assert labels == expected.get_cat_ids(index)
+        assert labels == trained_labels(expected.get_data_info(index)), "mmdet's have crowds, too"
         assert all(type(label) is int for label in labels)
+
+
+def trained_labels(item):
+    """The labels of an item's instances that mmdet does not ignore."""
+    return [each["bbox_label"] for each in item["instances"] if not each["ignore_flag"]]
 
 
 def assert_parity(cls, ann_file, **options):
@@ -163,8 +175,13 @@ def assert_parity(cls, ann_file, **options):
     options = {"data_prefix": PREFIX, **options}
     # mmdet cannot serialize an empty list, so its items are compared unserialized.
     expected = REFERENCE[cls](ann_file, **{**options, "serialize_data": False})
+    nothing = not expected.test_mode and not any(map(trained_labels, items(expected)))
     for cache in (True, True, False):
-        assert_same(cls(ann_file, cache=cache, **copy.deepcopy(options)), expected)
+        if nothing:
+            with pytest.raises(ValueError, match="nothing to train on"):
+                cls(ann_file, cache=cache, **copy.deepcopy(options))
+        else:
+            assert_same(cls(ann_file, cache=cache, **copy.deepcopy(options)), expected)
     return expected
 
 
@@ -232,7 +249,7 @@ def test_mmdets_category_order_is_kept_where_ids_are_not_sorted(tmp_path):
     content = random_content(2)
     content["categories"] = [{"id": i, "name": str(i)} for i in (40, 3, 77)]
     content["annotations"] = []
-    dataset = FastLVISV1Dataset(write(tmp_path, content), data_prefix=PREFIX)
+    dataset = FastLVISV1Dataset(write(tmp_path, content), data_prefix=PREFIX, test_mode=True)
     assert dataset.cat_ids == [40, 3, 77]
     assert dataset.cat2label == {40: 0, 3: 1, 77: 2}
     assert 3 in dataset.cat_ids and 4 not in dataset.cat_ids
@@ -513,7 +530,7 @@ def test_labels_by_image_are_those_of_the_items(tmp_path, cache):
     path = write(tmp_path, random_content(16, num_images=11))
     dataset = FastLVISV1Dataset(path, data_prefix=PREFIX, cache=cache)
     labels, ends = dataset.labels_by_image()
-    expected = [[i["bbox_label"] for i in item["instances"]] for item in items(dataset)]
+    expected = list(map(trained_labels, items(dataset)))
     assert [part.tolist() for part in np.split(labels, ends[:-1])] == expected
     assert (labels.dtype, ends.dtype) == (np.int32, np.int64)
     assert sum(map(len, expected)) > 10
@@ -642,27 +659,25 @@ def test_annotations_of_deleted_images_and_categories_are_left_out(tmp_path, cls
     content["images"] = content["images"][:keep]
     content["categories"] = content["categories"][:keep]
     images = {image["id"] for image in content["images"]}
-    categories = {category["id"] for category in content["categories"]}
     path = write(tmp_path, content)
     expected = REFERENCE[cls](path, data_prefix=PREFIX, serialize_data=False)
     for filter_cfg in (None, dict(filter_empty_gt=True)):
         assert_parity(cls, path, filter_cfg=filter_cfg)
     with logged() as log:
-        assert_same(cls(path, data_prefix=PREFIX, cache=False), expected)
-    for name, key, known in (
-        ("images", "image_id", images),
-        ("categories", "category_id", categories),
-    ):
-        unknown = sum(annotation[key] not in known for annotation in content["annotations"])
-        assert unknown > 0
-        assert (
-            f"{path}: {unknown} annotations are of {name} that the file does not" in log.getvalue()
-        )
+        assert_same(cls(path, data_prefix=PREFIX, cache=False, test_mode=True), expected)
+    unknown = sum(annotation["image_id"] not in images for annotation in content["annotations"])
+    assert unknown > 0
+    assert f"{unknown} of an image that the file does not list" in log.getvalue()
+    assert ("of a category that the file does not list" in log.getvalue()) is (keep > 0)
+
+
+def one_category(content):
+    del content["categories"][1:]
 
 
 def test_nothing_is_said_of_a_proper_file(tmp_path):
     with logged() as log:
-        FastLVISV1Dataset(write(tmp_path, random_content(22)), data_prefix=PREFIX)
+        FastLVISV1Dataset(write(tmp_path, broken(one_category)), data_prefix=PREFIX)
     assert log.getvalue() == ""
 
 
@@ -680,7 +695,7 @@ def test_without_images_the_data_set_is_empty(tmp_path, cls):
     content = random_content(24) | {"images": [], "annotations": []}
     path = write(tmp_path, content)
     assert len(assert_parity(cls, path)) == 0
-    labels, ends = cls(path, data_prefix=PREFIX).labels_by_image()
+    labels, ends = cls(path, data_prefix=PREFIX, test_mode=True).labels_by_image()
     assert (len(labels), len(ends)) == (0, 0)
 
 
@@ -696,14 +711,9 @@ def test_without_annotations_every_image_is_empty(tmp_path, cls):
 
 def broken(change, seed=26):
     content = random_content(seed, num_images=4)
+    category_id = content["categories"][0]["id"]
     content["annotations"] = [
-        {
-            "id": index,
-            "image_id": image["id"],
-            "category_id": content["categories"][0]["id"],
-            "bbox": [1, 2, 5, 6],
-            "area": 30,
-        }
+        sound_annotation(index, image["id"], category_id)
         for index, image in enumerate(content["images"])
     ]
     change(content)
@@ -755,9 +765,8 @@ def test_an_empty_file(tmp_path):
         lambda text: "// mine\n" + text,
         lambda text: text + "]",
         lambda text: text.replace('"area": 30', '"area": NaN', 1),
-        lambda text: "\ufeff" + text,
     ],
-    ids=["comma in list", "comma in object", "quotes", "comment", "extra", "NaN", "BOM"],
+    ids=["comma in list", "comma in object", "quotes", "comment", "extra", "NaN"],
 )
 def test_files_edited_by_hand_that_are_no_json_anymore(tmp_path, change):
     text = json.dumps(broken(lambda content: None))
@@ -778,7 +787,7 @@ def test_other_json_is_no_annotation_file(tmp_path, content):
 def test_a_file_without_one_of_the_lists_is_told_which(tmp_path, cls, key):
     message = error_of(cls, write(tmp_path, broken(lambda content: content.pop(key))))
     assert "not an LVIS or COCO annotation file" in message
-    assert re.search(f"(missing required field|lacks) `?{key}", message)
+    assert f"it lacks {key}" in message
 
 
 @pytest.mark.parametrize("key", ["images", "annotations", "categories"])
@@ -817,14 +826,16 @@ def test_ids_of_images_and_categories_must_be_whole_numbers(tmp_path, key, value
 def test_ids_in_annotations_must_be_whole_numbers(tmp_path, key, value):
     path = write(tmp_path, broken(lambda content: content["annotations"][2].update({key: value})))
     message = error_of(FastLVISV1Dataset, path)
-    assert "annotations[2]: Expected `int`" in message and f"$.{key}" in message
+    assert re.search(r"annotations\[2\] \(.*\): Expected `int`", message)
+    assert f"$.{key}" in message and f"It is {value!r}." in message
 
 
 @pytest.mark.parametrize("key", ["id", "image_id", "category_id"])
 def test_annotations_must_have_their_ids(tmp_path, key):
     path = write(tmp_path, broken(lambda content: content["annotations"][2].pop(key)))
     message = error_of(FastLVISV1Dataset, path)
-    assert f"annotations[2]: Object missing required field `{key}`" in message
+    assert re.search(r"annotations\[2\] \(.*\): Object missing required field", message)
+    assert f"`{key}`" in message
 
 
 @pytest.mark.parametrize("key", ["images", "categories"])
@@ -837,14 +848,23 @@ def test_images_and_categories_must_have_ids(tmp_path, key):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda annotation: annotation.pop("bbox"), "KeyError 'bbox'"),
-        (lambda annotation: annotation.pop("area"), "KeyError 'area'"),
-        (lambda annotation: annotation.update(bbox=[1, 2, 3]), "ValueError not enough values"),
-        (lambda annotation: annotation.update(bbox=None), "TypeError"),
-        (lambda annotation: annotation.update(bbox=["1", "2", "3", "4"]), "TypeError"),
-        (lambda annotation: annotation.update(area="30"), "TypeError"),
+        (lambda annotation: annotation.pop("bbox"), "no 'bbox'.*example that with id 1 "),
+        (lambda annotation: annotation.pop("area"), "no 'area'.*example that with id 1 "),
+        (lambda annotation: annotation.update(bbox=[1, 2, 3]), r"\(id 1, .*length 4.*bbox"),
+        (lambda annotation: annotation.update(bbox=None), "no 'bbox'.*example that with id 1 "),
+        (lambda annotation: annotation.update(bbox=["1", "2", "3", "4"]), r"\(id 1, .*`str`.*bbox"),
+        (lambda annotation: annotation.update(area="30"), r"\(id 1, .*`str`.*area"),
+        (lambda annotation: annotation.update(iscrowd="0"), r"\(id 1, .*`str`.*iscrowd"),
     ],
-    ids=["no bbox", "no area", "three numbers", "null", "strings", "area is a string"],
+    ids=[
+        "no bbox",
+        "no area",
+        "three numbers",
+        "null",
+        "strings",
+        "area is a string",
+        "iscrowd too",
+    ],
 )
 @pytest.mark.parametrize("options", [{}, dict(serialize_data=False)])
 def test_annotations_out_of_format_are_named_by_their_image(
@@ -853,7 +873,7 @@ def test_annotations_out_of_format_are_named_by_their_image(
     content = broken(lambda content: change(content["annotations"][1]))
     got = error_of(cls, write(tmp_path, content), **options)
     image_id = content["annotations"][1]["image_id"]
-    assert f"image id {image_id} or an annotation of it cannot be parsed: {message}" in got
+    assert re.search(message, got) and re.search(f"image(_| )id {image_id}", got)
 
 
 @BOTH

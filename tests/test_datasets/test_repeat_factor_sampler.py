@@ -443,7 +443,7 @@ def test_good_thresholds(threshold):
 def test_an_empty_data_set_is_an_error(tmp_path):
     path = tmp_path / "empty.json"
     path.write_text(json.dumps(content([])))
-    for dataset in (Labels([]), FastLVISV1Dataset(str(path), **OPTIONS)):
+    for dataset in (Labels([]), FastLVISV1Dataset(str(path), **OPTIONS, test_mode=True)):
         with pytest.raises(ValueError, match="the data set is empty"):
             RepeatFactorSampler(dataset, THRESHOLD)
 
@@ -574,10 +574,23 @@ def leaf(tmp_path):
 
 def test_a_leaf_switches_rfs_on(leaf):
     assert leaf.train_dataloader.sampler.to_dict() == dict(
-        type="RepeatFactorSampler", threshold=5e-4, infinite=True
+        type="RepeatFactorSampler", threshold=5e-4, infinite=True, shuffle=True
     )
     assert leaf.val_dataloader.sampler.type == "DefaultSampler"
     assert leaf.train_dataloader.batch_sampler.type == "AspectRatioBatchSampler"
+
+
+def test_the_sampler_may_replace_a_whole_dataloader(tmp_path, leaf):
+    """Within a dict that is replaced, MMEngine does not look for ``_delete_`` any more."""
+    path = tmp_path / "other.py"
+    path.write_text(
+        f'_base_ = "{leaf.filename}"\n'
+        "train_dataloader = dict(_delete_=True, batch_size=1, sampler=_base_.rfs_sampler)\n"
+    )
+    cfg = Config.fromfile(path)
+    assert cfg.train_dataloader.to_dict() == dict(
+        batch_size=1, sampler=leaf.train_dataloader.sampler.to_dict()
+    )
 
 
 def test_the_threshold_can_be_overridden_on_the_command_line(leaf):

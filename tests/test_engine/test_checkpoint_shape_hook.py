@@ -49,7 +49,7 @@ def run(work_dir, num_classes, **changes):
         test_cfg=dict(),
         test_evaluator=Nothing(),
         default_hooks=dict(checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=2)),
-        custom_hooks=[dict(type="CheckpointShapeHook")],
+        custom_hooks=changes.pop("custom_hooks", [dict(type="CheckpointShapeHook")]),
         default_scope="mmengine",
         experiment_name=f"{work_dir.name}_{num_classes}_{len(changes)}",
         **changes,
@@ -96,11 +96,23 @@ def test_bare_state_dicts_are_compared_too(tmp_path):
         run(tmp_path, 7, load_from=str(path)).test()
 
 
-def test_parameters_that_only_one_side_has_are_not_its_business(checkpoint, tmp_path):
-    """MMEngine tells those."""
+def test_a_checkpoint_of_another_model_is_refused(checkpoint, tmp_path):
+    content = torch.load(checkpoint, weights_only=False)
+    del content["state_dict"]["body.bias"]
+    torch.save(content, tmp_path / "changed.pth")
+    path = str(tmp_path / "changed.pth")
+    with pytest.raises(ValueError, match="cannot test this checkpoint: .*lacks: body.bias"):
+        run(tmp_path, 5, load_from=path).test()
+    hook = dict(type="CheckpointShapeHook", allow_missing=True)
+    run(tmp_path / "allowed", 5, load_from=path, custom_hooks=[hook]).test()
+
+
+def test_what_only_the_checkpoint_has_is_not_its_business(checkpoint, tmp_path):
+    """MMEngine tells it."""
     content = torch.load(checkpoint, weights_only=False)
     content["state_dict"]["other"] = torch.zeros(9)
-    del content["state_dict"]["body.bias"]
+    state = content["state_dict"]
+    content["state_dict"] = {f"module.{name}": value for name, value in state.items()}
     torch.save(content, tmp_path / "changed.pth")
     run(tmp_path, 5, load_from=str(tmp_path / "changed.pth")).test()
 

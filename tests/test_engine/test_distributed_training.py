@@ -67,9 +67,19 @@ def test_training_survives_a_kill_and_the_test_gives_all_numbers(mini_lvis_dir, 
     saved = json.loads((tmp_path / "results" / "run.metrics.json").read_text())
     assert set(saved["metrics"]) == {f"{i}_{key}" for i in ("bbox", "segm") for key in METRIC_KEYS}
     assert len(saved["per_category"]) == 9
+    assert saved["metrics"] == last_validation(work_dir), "the one after the last iteration"
     truth = json.loads((mini_lvis_dir / "annotations" / "lvis_v1_val.json").read_text())
     detections = json.loads((tmp_path / "results" / "run.segm.json").read_text())
     assert {d["image_id"] for d in detections} == {image["id"] for image in truth["images"]}
+
+
+def last_validation(work_dir):
+    """The numbers that the training has logged, without their prefix."""
+    lines = []
+    for file in sorted(work_dir.glob("*/vis_data/scalars.json")):
+        lines += [json.loads(line) for line in file.read_text().splitlines()]
+    numbers = [line for line in lines if any("AP" in key for key in line)][-1].items()
+    return {key.removeprefix("lvis/"): value for key, value in numbers if key.startswith("lvis/")}
 
 
 @pytest.mark.parametrize("script", ["dist_train.sh", "dist_test.sh"])

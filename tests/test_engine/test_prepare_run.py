@@ -13,7 +13,7 @@ from mmengine.utils import digit_version
 from small_run import environment, free_port
 
 from mmdet_droploss.engine import prepare_run
-from mmdet_droploss.engine.distributed import join_launcher
+from mmdet_droploss.engine.launchers import join_launcher
 
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without GPU")
 
@@ -44,8 +44,7 @@ def test_other_metrics_pass(evaluator):
 
 VARIABLES = {
     "slurm": dict(SLURM_PROCID="3", SLURM_NTASKS="4", SLURM_LOCALID="1"),
-    "mpi": dict(OMPI_COMM_WORLD_RANK="3", OMPI_COMM_WORLD_SIZE="4", OMPI_COMM_WORLD_LOCAL_RANK="1"),
-    "mpi of Intel": dict(PMI_RANK="3", PMI_SIZE="4", MPI_LOCALRANKID="1"),
+    "pytorch": dict(RANK="3", WORLD_SIZE="4", LOCAL_RANK="1"),
 }
 
 
@@ -54,7 +53,7 @@ def no_launcher(monkeypatch):
     """As in a process that no launcher has started, and restored after the test."""
     names = {name for variables in VARIABLES.values() for name in variables}
     names |= {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
-    names |= {"SLURM_JOB_ID", "SLURM_STEP_ID", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"}
+    names |= {"SLURM_JOB_ID", "SLURM_STEP_ID"}
     for name in names:
         monkeypatch.setenv(name, "")  # so that monkeypatch restores what join_launcher sets
         monkeypatch.delenv(name)
@@ -65,29 +64,20 @@ def test_what_a_launcher_says_is_passed_on(monkeypatch, no_launcher, kind):
     for name, value in {**VARIABLES[kind], "MASTER_ADDR": "10.0.0.1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("SLURM_JOB_ID", "77")
-    join_launcher(kind.split()[0])
+    join_launcher(kind)
     found = [os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")]
     assert found == ["3", "4", "1", "10.0.0.1"]
     assert os.environ["MASTER_PORT"] == ("20770" if kind == "slurm" else "29500")
 
 
-def test_mpi_on_one_machine_needs_no_address(monkeypatch, no_launcher):
-    for name, value in VARIABLES["mpi"].items():
+def test_without_an_address_it_is_asked_for(monkeypatch, no_launcher):
+    for name, value in VARIABLES["pytorch"].items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "4")
-    join_launcher("mpi")
-    assert os.environ["MASTER_ADDR"] == "127.0.0.1"
+    with pytest.raises(RuntimeError, match="needs MASTER_ADDR.*torchrun"):
+        join_launcher("pytorch")
 
 
-def test_mpi_on_several_machines_needs_an_address(monkeypatch, no_launcher):
-    for name, value in VARIABLES["mpi"].items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "2")
-    with pytest.raises(RuntimeError, match="several machines needs MASTER_ADDR.*mpirun -x"):
-        join_launcher("mpi")
-
-
-@pytest.mark.parametrize("launcher, program", [("slurm", "srun"), ("mpi", "mpirun")])
+@pytest.mark.parametrize("launcher, program", [("slurm", "srun"), ("pytorch", "torchrun")])
 def test_a_process_that_the_launcher_did_not_start(no_launcher, launcher, program):
     with pytest.raises(RuntimeError, match=f"--launcher {launcher} needs.*{program}.*none"):
         prepare_run(config(), launcher)
@@ -133,16 +123,17 @@ ENDS_WITH_A_BROADCAST = """
 import sys
 from mmengine.config import Config
 from torch import distributed as dist
-from mmdet_droploss.engine import prepare_run
+from mmdet_droploss.engine import cpu_process_group_ended, prepare_run
 prepare_run(Config(dict(model=dict())), "pytorch")
-for _ in range(3):
-    dist.broadcast_object_list([{"a": 1.0}] if dist.get_rank() == 0 else [None], src=0)
+with cpu_process_group_ended():
+    for _ in range(3):
+        dist.broadcast_object_list([{"a": 1.0}] if dist.get_rank() == 0 else [None], src=0)
 """
 
 
 @needs_no_gpu
 def test_processes_that_end_right_after_a_collective_end_well():
-    """Without the pause at exit, every seventh process died with SIGABRT."""
+    """Without an end of the process group, every seventh process died with SIGABRT."""
     started = []
     for _ in range(3):
         port = str(free_port())

@@ -43,6 +43,19 @@ def test_file_names_are_unique():
     assert len(names) == len(set(names))
 
 
+def test_no_two_configs_are_the_same():
+    # What the loss takes anyway is no difference.
+    defaults = {"BEQL": {"log_base": 4}, "DropLoss": {"drop_frequent": True}}
+    seen: dict[str, Path] = {}
+    for path in LEAVES:
+        content = read(path).to_dict()
+        loss = content["model"]["roi_head"]["bbox_head"]["loss_cls"]
+        loss.update({**defaults.get(loss["type"], {}), **loss})
+        key = json.dumps(content, sort_keys=True, default=str)
+        assert key not in seen, (path, seen[key])
+        seen[key] = path
+
+
 @each_leaf
 def test_a_leaf_says_only_what_differs(path):
     text = path.read_text()
@@ -78,10 +91,12 @@ def test_a_config_builds(path, mini_lvis_dir):
     for head in heads:
         assert head.num_classes == getattr(head.loss_cls, "num_classes", num_classes) == num_classes
         # Softmax and EQLv2 have an output for background, Seesaw two for object and background.
-        more = {"CrossEntropyLoss": 1, "EQLV2Loss": 1, "SeesawLoss": 2}.get(loss.type, 0)
+        more = {"CrossEntropyLoss": 1, "EQLV2BBoxLoss": 1, "SeesawLoss": 2}.get(loss.type, 0)
         assert head.fc_cls.out_features == num_classes + more
     masks = model.roi_head.mask_head
-    for mask in masks if isinstance(masks, torch.nn.ModuleList) else [masks]:
+    masks = list(masks) if isinstance(masks, torch.nn.ModuleList) else [masks]
+    assert len(masks) == (3 if "_mmdet_" in path.name else 1)
+    for mask in masks:
         assert mask.num_classes == num_classes
     assert type(heads[0]).__name__ == "LargeVocabBBoxHead"
 
@@ -135,7 +150,8 @@ def build_on_meta(cfg):
         ("FixedDropLoss", "fixed_drop"),
         ("DropLoss", "droploss"),
         ("SeesawLoss", "seesaw"),
-        ("EQLV2Loss", "eqlv2"),
+        ("EQLV2BBoxLoss", "eqlv2"),
+        ("FederatedLoss", "federated"),
     ],
 )
 @pytest.mark.parametrize("model", ["mask_rcnn", "cascade_mask_rcnn"])
@@ -184,6 +200,7 @@ VARIABLES = {
     "dataset_type",
     "epoch_sampler",
     "max_epochs",
+    "mmdet_cascade",
     "num_classes",
     "vocabulary",
 }
@@ -226,9 +243,7 @@ def data_paths() -> set[str]:
     }
 
 
-SAMPLER = {
-    f"train_dataloader.sampler.{key}" for key in ("type", "threshold", "infinite", "shuffle")
-}
+SAMPLER = {f"train_dataloader.sampler.{key}" for key in ("type", "threshold", "infinite")}
 EPOCHS = {
     "train_cfg.type",
     "train_cfg.max_iters",
@@ -241,6 +256,10 @@ EPOCHS = {
     "log_processor.by_epoch",
     "train_dataloader.sampler.type",
 }
+RCNN_ASSIGNER = {
+    *("type", "pos_iou_thr", "neg_iou_thr", "min_pos_iou", "match_low_quality", "ignore_iof_thr")
+}
+RCNN_SAMPLER = {"type", "num", "pos_fraction", "neg_pos_ub", "add_gt_as_proposals"}
 #: A part of a name, what its sibling has there instead, and what differs: all of it, and no more.
 PARTS = {
     "r101": ("r50", {"model.backbone.depth", "model.backbone.init_cfg.checkpoint"}),
@@ -248,6 +267,19 @@ PARTS = {
     "lvis_v1": ("lvis", data_paths()),
     "_1x": ("", EPOCHS),
     "_2x": ("_1x", {"train_cfg.max_epochs", "train_cfg.val_interval", "param_scheduler"}),
+    "_mmdet": (
+        "",
+        {
+            "model.roi_head.type",
+            "model.roi_head.stage_loss_weights",
+            "model.roi_head.bbox_head.loss_bbox.type",
+            "model.roi_head.bbox_head.loss_bbox.beta",
+            "model.train_cfg.rcnn",
+            *(f"model.train_cfg.rcnn.{key}" for key in ("mask_size", "pos_weight", "debug")),
+            *(f"model.train_cfg.rcnn.assigner.{key}" for key in RCNN_ASSIGNER),
+            *(f"model.train_cfg.rcnn.sampler.{key}" for key in RCNN_SAMPLER),
+        },
+    ),
     "_amp": ("", {"optim_wrapper.type"}),
     "_keep_frequent": ("", {"model.roi_head.bbox_head.loss_cls.drop_frequent"}),
     "_torchvision": (
@@ -268,7 +300,7 @@ SIBLINGS = [
 def test_a_part_of_a_name_says_what_differs(name, part, sibling):
     expected = PARTS[part][1]
     loss = read(NAMES[name]).model.roi_head.bbox_head.loss_cls
-    if loss.type in ("SeesawLoss", "EQLV2Loss"):  # they count the frequencies themselves
+    if loss.type in ("SeesawLoss", "EQLV2BBoxLoss"):  # they count the frequencies themselves
         expected = expected - {"model.roi_head.bbox_head.loss_cls.class_freq"}
     assert differences(NAMES[name], NAMES[sibling]) == expected
 
@@ -281,7 +313,7 @@ def test_every_variant_was_compared():
 
 #: A loss, with its value in a sweep, as it stands in names.
 LOSS = re.compile(
-    r"_(sigmoid|softmax|eql|beql(_b\d+)?|fixed_drop_[\d.]+|seesaw|eqlv2|keep_frequent)(?=_)"
+    r"_(sigmoid|softmax|eql|beql(_b\d+)?|fixed_drop_[\d.]+|seesaw|eqlv2|federated|keep_frequent)(?=_)"
 )
 
 
@@ -292,25 +324,49 @@ LOSS = re.compile(
 )
 def test_only_the_loss_differs_from_the_sigmoid_config(name):
     """The losses are compared on equal terms."""
-    sigmoid = LOSS.sub("", name).replace("_fpn_", "_fpn_sigmoid_")
+    sigmoid = LOSS.sub("", name).replace("_droploss", "").replace("_fpn_", "_fpn_sigmoid_")
     changed = differences(NAMES[name], NAMES[sigmoid])
     assert all(key.startswith("model.roi_head.bbox_head.loss_cls.") for key in changed)
     assert bool(changed) == (name != sigmoid)
 
 
-def test_a_cascade_differs_in_its_head_only():
+def test_a_cascade_differs_in_its_head_and_the_number_of_proposals_only():
+    head = {f"model.roi_head.{key}" for key in ("type", "num_stages", "stage_loss_weights")}
+    head |= {"model.roi_head.bbox_head.reg_class_agnostic"}
     for name, path in NAMES.items():
-        if name.startswith("cascade_"):
-            for key in differences(path, NAMES[name.removeprefix("cascade_")]):
-                inner = r"roi_head\.(type|num_stages|stage_loss_weights|bbox_head\..*)"
-                assert re.fullmatch(rf"model\.(type|{inner}|train_cfg\.rcnn.*)", key), key
-                assert "loss_cls" not in key
+        if name.startswith("cascade_") and "_mmdet_" not in name:
+            found = differences(path, NAMES[name.removeprefix("cascade_")])
+            assert found == {"model.type", "model.train_cfg.rpn_proposal.max_per_img", *head}
+
+
+def test_the_papers_cascade():
+    """Detectron2's: three stages of equal weight, one mask head, 2000 proposals in training."""
+    cfg = copy.deepcopy(read(CONFIGS / "droploss" / "cascade_mask_rcnn_r50_fpn_lvis.py"))
+    init_default_scope(cfg.default_scope)
+    with torch.device("meta"):
+        model = build_on_meta(cfg)
+    roi_head = model.roi_head
+    assert type(roi_head).__name__ == "Detectron2CascadeRoIHead"
+    assert len(roi_head.bbox_head) == roi_head.num_stages == 3
+    assert type(roi_head.mask_head).__name__ == "LargeVocabMaskHead"
+    assert type(roi_head.mask_roi_extractor).__name__ == "FastRoIExtractor"
+    assert roi_head.stage_loss_weights == [1, 1, 1]
+    assert [assigner.pos_iou_thr for assigner in roi_head.bbox_assigner] == [0.5, 0.6, 0.7]
+    samplers = [type(sampler).__name__ for sampler in roi_head.bbox_sampler]
+    assert samplers == ["RandomSampler", "PseudoSampler", "PseudoSampler"]
+    for head, weight in zip(roi_head.bbox_head, (10, 20, 30), strict=True):
+        weights = [1 / std for std in head.bbox_coder.stds]
+        assert weights == pytest.approx([weight, weight, weight / 2, weight / 2])
+        assert head.reg_class_agnostic and type(head.loss_bbox).__name__ == "L1Loss"
+    assert cfg.model.train_cfg.rpn_proposal.max_per_img == 2000
+    assert read(NAMES["mask_rcnn_r50_fpn_lvis"]).model.train_cfg.rpn_proposal.max_per_img == 1000
+    assert cfg.model.test_cfg.rpn.max_per_img == 1000
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if re.search("beql_b|fixed_drop", name)])
 def test_a_swept_value_is_the_one_in_the_name(name):
     loss = read(NAMES[name]).model.roi_head.bbox_head.loss_cls
-    value = re.search(r"_(?:beql_b|fixed_drop_)([\d.]+)_lvis$", name)[1]
+    value = re.search(r"_(?:beql_b|fixed_drop_)([\d.]+)_(?:mini_)?lvis$", name)[1]
     assert str(loss.log_base if loss.type == "BEQL" else loss.drop_ratio) == value
 
 
@@ -348,7 +404,6 @@ PAPER_ROWS = [
     "eql/mask_rcnn_r50_fpn_eql_rfs_lvis_v1",
     "droploss/mask_rcnn_r50_fpn_rfs_lvis_v1",
     # Table 3: BEQL
-    "beql/mask_rcnn_r50_fpn_beql_b4_lvis",
     "beql/mask_rcnn_r50_fpn_beql_b5_lvis",
 ]
 
@@ -357,7 +412,9 @@ PAPER_ROWS = [
 def test_every_row_of_the_paper_has_its_config(row):
     cfg = read(CONFIGS / f"{row}.py")
     # The paper's one schedule.
-    assert cfg.train_cfg == dict(type="IterBasedTrainLoop", max_iters=90_000, val_interval=30_000)
+    assert cfg.train_cfg == dict(
+        type="ResumableIterBasedTrainLoop", max_iters=90_000, val_interval=30_000
+    )
 
 
 # ---- schedules ----------------------------------------------------------------------------------
@@ -404,7 +461,7 @@ def test_repeat_factor_sampling_with_epochs(tmp_path):
     leaf = tmp_path / "leaf.py"
     leaf.write_text(f'_base_ = "{NAMES["mask_rcnn_r50_fpn_1x_lvis_v1"].as_posix()}"\n{line}\n')
     assert Config.fromfile(leaf).train_dataloader.sampler == dict(
-        type="RepeatFactorSampler", threshold=5e-4, infinite=False
+        type="RepeatFactorSampler", threshold=5e-4, infinite=False, shuffle=True
     )
 
 

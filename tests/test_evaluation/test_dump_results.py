@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+# isort: off
+import mmdet_droploss  # noqa: F401  (before mmdet, also in the processes that are spawned)
+# isort: on
+
 import os
 
 import mmengine

@@ -21,7 +21,7 @@ from torch import distributed as dist
 from torch import multiprocessing as mp
 
 from mmdet_droploss.evaluation import METRIC_KEYS, FastLVISMetric
-from mmdet_droploss.evaluation.results_file import join_parts
+from mmdet_droploss.evaluation.parts import joined
 
 SIZE = 200
 
@@ -290,8 +290,12 @@ def test_no_detection_at_all(tmp_path):
 def test_no_annotation_at_all(tmp_path):
     truth, detections = random_data(11)
     truth["annotations"] = []
-    got = run(FastLVISMetric(write(tmp_path, truth)), data_samples(detections))
-    assert set(got.values()) == {-1}
+    ann_file = write(tmp_path, truth)
+    with pytest.raises(ValueError, match=r"val.json' has no annotations: every number .* -1"):
+        FastLVISMetric(ann_file)
+    prefix = str(tmp_path / "run")
+    metric = FastLVISMetric(ann_file, outfile_prefix=prefix, format_only=True)
+    assert run(metric, data_samples(detections)) == {}
 
 
 def test_perfect_detections_score_1(tmp_path):
@@ -386,7 +390,7 @@ def test_coco_annotations_without_class_freq_have_no_groups(tmp_path):
 
 def test_class_freq_of_another_size_is_refused(tmp_path):
     truth, _ = random_data(34)
-    with pytest.raises(ValueError, match="class_freq has 3 categories.*ann_file has 7"):
+    with pytest.raises(ValueError, match="class_freq has 3 categories.*ann_file=.* has 7"):
         FastLVISMetric(write(tmp_path, as_coco(truth)), class_freq=[1, 2, 3])
 
 
@@ -516,11 +520,15 @@ def test_a_broken_off_evaluation_leaves_nothing_in_the_next_results(tmp_path):
 
 
 def test_detections_that_another_machine_wrote_where_this_one_cannot_see_them(tmp_path):
-    parts = [(str(tmp_path / "there"), 3), (str(tmp_path / "missing"), 40)]
-    (tmp_path / "there").write_bytes(b",\n1")
-    with pytest.raises(OSError, match="missing cannot be collected: 40 bytes.*all machines share"):
-        join_parts(parts, str(tmp_path / "whole.json"))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["there"], "nothing half-written"
+    (tmp_path / "whole.json.part0").write_bytes(b",\n1")
+    whole = str(tmp_path / "whole.json")
+    with (
+        pytest.raises(OSError, match="part1 cannot be collected: 40 bytes.*all machines share"),
+        joined(whole, [3, 40]),
+    ):
+        pass
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["whole.json.part0"], "nothing half-written"
 
 
 def test_nothing_is_kept_of_an_image_but_a_small_state(tmp_path):
@@ -532,8 +540,8 @@ def test_nothing_is_kept_of_an_image_but_a_small_state(tmp_path):
     assert metric.results == [] and len(metric._matched) + len(metric._pending) == 40
     assert len(metric._pending) <= 16
     num_detections = sum(map(len, detections.values()))
-    for evaluator in metric._evaluators.values():
-        assert len(evaluator.to_bytes()) < 60 * num_detections + 20_000
+    for state in metric._evaluator.to_bytes().values():
+        assert len(state) < 60 * num_detections + 20_000
 
 
 def test_format_only_writes_detections_of_a_set_without_annotations(tmp_path):

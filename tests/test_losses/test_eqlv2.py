@@ -14,7 +14,7 @@ def test_a_head_takes_the_scores_of_the_loss_not_a_softmax():
             fc_out_channels=2,
             roi_feat_size=1,
             num_classes=6,
-            loss_cls=dict(type="EQLV2Loss", num_classes=6),
+            loss_cls=dict(type="EQLV2BBoxLoss", num_classes=6),
         )
     )
     assert head.fc_cls.out_features == 7
@@ -34,3 +34,23 @@ def test_a_head_takes_the_scores_of_the_loss_not_a_softmax():
         torch.zeros(5, 4),
     )
     assert losses["loss_cls"] > 0 and 0 <= losses["acc"] <= 100
+
+
+def test_mmdets_own_eqlv2_is_as_it_was():
+    """Importing this package changes nothing for the other configs of a process."""
+    loss = MODELS.build(dict(type="EQLV2Loss", num_classes=6))
+    assert type(loss).__module__.startswith("mmdet.")
+    assert not hasattr(loss, "custom_cls_channels")
+
+
+def test_no_class_of_mmdet_is_replaced():
+    """A name that mmdet has registered is still the class of mmdet."""
+    import mmdet.models  # noqa: F401
+
+    replaced = {
+        name
+        for name, cls in MODELS.module_dict.items()
+        if cls.__module__.startswith("mmdet_droploss.")
+        and any(base.__name__ == name for base in cls.__mro__[1:])
+    }
+    assert not replaced

@@ -122,6 +122,17 @@ def test_a_checkpoint_holds_the_tail_and_nothing_else(kind):
     assert state["tail"].tolist() == [True, True, True, False, False, True]
 
 
+@each_loss
+def test_a_loss_keeps_its_frequencies_with_their_names(kind, tmp_path):
+    path = tmp_path / "frequency.json"
+    names = list("abcdef")
+    path.write_text(json.dumps({"image_count": COUNTS, "num_images": 10_000, "classes": names}))
+    loss = build(kind, class_freq=str(path))
+    assert loss.class_frequency.classes == tuple(names)
+    assert loss.class_frequency.source == str(path)
+    assert build(kind, class_freq=None).class_frequency is None
+
+
 @each_tail_loss
 def test_a_loaded_tail_takes_the_place_of_class_freq(kind):
     trained, bare = build(kind), build(kind, class_freq=None)

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mmdet_droploss.models.losses import BEQL, EQL, DropLoss, FixedDropLoss, SigmoidBCELoss
-from mmdet_droploss.models.losses.fused import Draws
+from mmdet_droploss.models.losses.weighted_bce import Draws
 
 CLASSES = {cls.__name__: cls for cls in (SigmoidBCELoss, EQL, BEQL, FixedDropLoss, DropLoss)}
 #: Image counts at and around the border of the tail.
@@ -71,12 +71,11 @@ def cases(draw):
         avg_factor=avg_factor,
         loss_weight=draw(st.sampled_from([0, 1.0, 2.5])),
         seed=draw(st.integers(0, 2**32 - 1)),
-        fused=draw(st.booleans()),
     )
 
 
 def run(case):
-    """Value and gradient by the package: its one pass, or the equations one by one."""
+    """Value and gradient by the package."""
     other = {"none": "sum", "mean": "none", "sum": "mean"}[case["reduction"]]
     loss = CLASSES[case["kind"]](
         num_classes=len(case["counts"]),
@@ -85,8 +84,6 @@ def run(case):
         loss_weight=case["loss_weight"],
         **case["arguments"],
     )
-    if not case["fused"]:
-        loss.fused_options = lambda labels: None
     x = torch.from_numpy(case["logits"]).to(case["dtype"]).requires_grad_()
     label_weights = case["label_weights"]
     if label_weights is not None:
@@ -110,10 +107,7 @@ def run(case):
 def test_value_and_gradient_are_those_of_the_equations(case):
     x, value, grad = run(case)
     torch.manual_seed(case["seed"])
-    if case["fused"]:
-        draw = (Draws(x.device)(x.shape).double().numpy() + 2**15) / 2**16  # uniform in [0, 1)
-    else:
-        draw = torch.rand(x.shape).numpy()
+    draw = (Draws(x.device)(x.shape).double().numpy() + 2**15) / 2**16  # uniform in [0, 1)
     tail = np.array(case["counts"]) <= 100
     logits = x.double().numpy()  # as rounded to the dtype
     w = oracle.weights(case["kind"], logits, case["labels"], tail, draw=draw, **case["arguments"])

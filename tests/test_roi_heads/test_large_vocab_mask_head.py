@@ -14,7 +14,7 @@ from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
-from test_whole_detectors import data, detector, step
+from test_whole_detectors import MMDET_CASCADE, data, detector, step
 
 NUM_CLASSES = 7
 HEIGHT, WIDTH = 60, 80
@@ -114,9 +114,11 @@ def test_a_head_of_another_kind_is_left_alone():
     assert head(torch.randn(2, 256, 14, 14)).shape == (2, NUM_CLASSES, 28, 28)
 
 
-@pytest.mark.parametrize("base", ["mask_rcnn_r50_fpn.py", "cascade_mask_rcnn_r50_fpn.py"])
+@pytest.mark.parametrize(
+    "base", ["mask_rcnn_r50_fpn.py", "cascade_mask_rcnn_r50_fpn.py", MMDET_CASCADE]
+)
 def test_whole_detectors_give_what_they_give_with_fcn_mask_head(repository, base, monkeypatch):
-    """A training step and a prediction, in a cascade with its stages' masks averaged."""
+    """A training step and a prediction; in MMDetection's cascade, stages' masks are averaged."""
     found = []
     for kind in ("LargeVocabMaskHead", "FCNMaskHead"):
         original = Config.fromfile
@@ -154,7 +156,7 @@ def test_whole_detectors_give_what_they_give_with_fcn_mask_head(repository, base
 
 
 def test_mmdets_cascade_is_told_what_it_needs(repository, monkeypatch):
-    model = detector(repository, "cascade_mask_rcnn_r50_fpn.py", "DropLoss").eval()
+    model = detector(repository, MMDET_CASCADE, "DropLoss").eval()
     monkeypatch.setattr(type(model.roi_head), "predict_mask", CascadeRoIHead.predict_mask)
     with torch.no_grad(), pytest.raises(ValueError, match="LargeVocabCascadeRoIHead, not Casc"):
         model.test_step(data())

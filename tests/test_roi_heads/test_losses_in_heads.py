@@ -112,7 +112,7 @@ DOUBLE_HEAD = dict(num_convs=1, num_fcs=1, conv_out_channels=8)
 @each_loss
 def test_the_double_head_has_no_background_channel(loss):
     """MMDetection's own makes num_classes + 1 outputs, whatever the loss wants."""
-    head = MODELS.build(config("DoubleConvFCBBoxHead", loss, **DOUBLE_HEAD))
+    head = MODELS.build(config("CustomLossDoubleConvFCBBoxHead", loss, **DOUBLE_HEAD))
     head.init_weights()
     cls_score, bbox_pred = head(torch.randn(8, 4, 3, 3), torch.randn(8, 4, 3, 3))
     assert cls_score.shape == (8, NUM_CLASSES)
@@ -123,8 +123,16 @@ def test_the_double_head_has_no_background_channel(loss):
 
 
 def test_the_double_head_keeps_its_background_channel_for_softmax():
-    cfg = config("DoubleConvFCBBoxHead", **DOUBLE_HEAD)
+    cfg = config("CustomLossDoubleConvFCBBoxHead", **DOUBLE_HEAD)
     cfg["loss_cls"] = dict(type="CrossEntropyLoss")
+    assert MODELS.build(cfg).fc_cls.out_features == NUM_CLASSES + 1
+
+
+def test_mmdets_own_double_head_is_as_it_was():
+    """Importing this package changes nothing for the other configs of a process."""
+    cls = MODELS.get("DoubleConvFCBBoxHead")
+    assert cls.__module__.startswith("mmdet.")
+    cfg = config("DoubleConvFCBBoxHead", **DOUBLE_HEAD)
     assert MODELS.build(cfg).fc_cls.out_features == NUM_CLASSES + 1
 
 

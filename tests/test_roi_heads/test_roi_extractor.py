@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mmdet.registry import MODELS
 
 from mmdet_droploss.models.roi_heads import roi_extractor
-from mmdet_droploss.models.roi_heads.roi_extractor import RoIAlign
+from mmdet_droploss.models.roi_heads.roi_extractor import FastRoIExtractor, RoIAlign
 
 PAIR = st.tuples(st.integers(1, 4), st.integers(1, 4))
 
@@ -93,7 +93,7 @@ def test_in_parts(monkeypatch):
     rois = torch.cat([image, corner, corner + torch.rand(20, 2) * 9], 1)
     layer = RoIAlign(output_size=3)
     whole = layer(features, rois)
-    monkeypatch.setattr(roi_extractor, "MOST_CELLS", 50)
+    monkeypatch.setattr(roi_extractor, "MAX_CELLS", 50)
     assert layer(features, rois).equal(whole)
 
 
@@ -112,6 +112,20 @@ def test_other_ways_are_mmcvs(options, dtype):
     rois = torch.tensor([[0, 1.3, 2.1, 6.7, 5.2]], dtype=dtype)
     theirs = mmcv.ops.RoIAlign(output_size=2, **options)(features, rois)
     assert RoIAlign(output_size=2, **options)(features, rois).equal(theirs)
+
+
+def test_bfloat16_is_pooled_in_float32():
+    """mmcv has no operator for it, and it would round boxes to whole pixels and more."""
+    extractor = FastRoIExtractor(
+        roi_layer=dict(type="RoIAlign", output_size=2), out_channels=3, featmap_strides=[4, 8]
+    )
+    maps = [torch.randn(1, 3, size, size).bfloat16().requires_grad_() for size in (40, 20)]
+    rois = torch.tensor([[0, 1.3, 2.1, 33.7, 45.2], [0, 1.3, 2.1, 140.7, 151.2]])
+    found = extractor(maps, rois)
+    expected = extractor([level.float() for level in maps], rois)
+    assert found.dtype == torch.bfloat16 and found.equal(expected.bfloat16())
+    found.sum().backward()
+    assert all(level.grad.dtype == torch.bfloat16 for level in maps)
 
 
 def test_boxes_out_of_the_ordinary_are_left_to_mmcv(no_way_back):

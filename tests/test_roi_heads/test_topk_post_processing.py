@@ -11,7 +11,7 @@ from mmdet.structures.bbox import bbox_overlaps
 from mmengine.config import ConfigDict
 
 from mmdet_droploss.models.roi_heads import large_vocab_bbox_head
-from mmdet_droploss.models.roi_heads.topk_nms import supports
+from mmdet_droploss.models.roi_heads.topk_nms import topk_nms_is_exact
 
 HEIGHT, WIDTH = 120, 160
 
@@ -344,8 +344,8 @@ def test_raw_scores_for_test_time_augmentation():
         (None, 300, False),
     ],
 )
-def test_supports(nms, max_per_img, expected):
-    assert supports(nms, max_per_img) is expected
+def test_topk_nms_is_exact(nms, max_per_img, expected):
+    assert topk_nms_is_exact(nms, max_per_img) is expected
 
 
 @example(seed=0)

@@ -31,8 +31,15 @@ SMALL = dict(
 LOSSES = ("SigmoidBCELoss", "EQL", "BEQL", "FixedDropLoss", "DropLoss")
 
 
+MMDET_CASCADE = "cascade_mask_rcnn_r50_fpn.py, mmdet_cascade"
+
+
 def detector(repository, base, loss, **loss_changes):
-    cfg = Config.fromfile(repository / "configs" / "_base_" / "models" / base)
+    """``base`` is a file and, after a comma, one of its dicts that change the model."""
+    file, _, variant = base.partition(", ")
+    cfg = Config.fromfile(repository / "configs" / "_base_" / "models" / file)
+    if variant:
+        cfg.merge_from_dict(dict(model=cfg[variant]))
     if "r18" not in base:
         cfg.merge_from_dict(dict(model=SMALL))
     loss_cls = dict(type=loss, num_classes=NUM_CLASSES, class_freq=COUNTS, **loss_changes)
@@ -96,7 +103,12 @@ def step(model, batch):
     return total, log
 
 
-BASES = ["mask_rcnn_r18_fpn_small.py", "mask_rcnn_r50_fpn.py", "cascade_mask_rcnn_r50_fpn.py"]
+BASES = [
+    "mask_rcnn_r18_fpn_small.py",
+    "mask_rcnn_r50_fpn.py",
+    "cascade_mask_rcnn_r50_fpn.py",
+    MMDET_CASCADE,
+]
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -109,8 +121,10 @@ def test_a_detector_trains_and_predicts(repository, base, loss):
     assert total.isfinite() and total > 0
     prefixes = ["s0.", "s1.", "s2."] if "cascade" in base else [""]
     for prefix in prefixes:
-        for key in ("loss_cls", "loss_bbox", "loss_mask", "acc_r", "acc_c", "acc_f", "acc_fg"):
+        for key in ("loss_cls", "loss_bbox", "acc_r", "acc_c", "acc_f", "acc_fg"):
             assert prefix + key in log
+    masks = {key for key in log if "loss_mask" in key}
+    assert masks == {f"{p}loss_mask" for p in (prefixes if base == MMDET_CASCADE else [""])}
     classifiers = [(n, p) for n, p in model.named_parameters() if "fc_cls" in n]
     assert len(classifiers) == 2 * len(prefixes)
     for name, parameter in classifiers:
@@ -130,7 +144,7 @@ def test_a_detector_trains_and_predicts(repository, base, loss):
 
 @pytest.mark.parametrize("base", BASES)
 def test_scores_are_the_sigmoid_of_the_logits(repository, base):
-    """Taken once, and in a cascade of the mean logits of its stages: not twice, not per stage."""
+    """Taken once. A cascade's are the mean of its stages' or, in MMDetection's, of mean logits."""
     model = detector(repository, base, "DropLoss").eval()
     classifiers = [module for name, module in model.named_modules() if name.endswith("fc_cls")]
     for index, classifier in enumerate(classifiers):
@@ -138,8 +152,10 @@ def test_scores_are_the_sigmoid_of_the_logits(repository, base):
         torch.nn.init.constant_(classifier.bias, -index)
     with torch.no_grad():
         found = model.test_step(data())[0].pred_instances
-    mean = torch.tensor(-1.0 if "cascade" in base else 0.0)
-    torch.testing.assert_close(found.scores, mean.sigmoid().expand(len(found)))
+    logits = torch.tensor([0.0, -1.0, -2.0] if "cascade" in base else [0.0])
+    of_mean, mean = logits.mean().sigmoid(), logits.sigmoid().mean()
+    expected = of_mean if base == MMDET_CASCADE else mean
+    torch.testing.assert_close(found.scores, expected.expand(len(found)))
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -169,12 +185,20 @@ def test_a_checkpoint_predicts_without_frequencies(repository, base):
     assert torch.equal(found[0].scores, found[1].scores)
 
 
-def test_the_stages_of_the_shipped_cascade(repository):
-    model = detector(repository, "cascade_mask_rcnn_r50_fpn.py", "DropLoss")
+@pytest.mark.parametrize(
+    "base, weights, stds, beta",
+    [
+        ("cascade_mask_rcnn_r50_fpn.py", [1, 1, 1], [1 / 10, 1 / 20, 1 / 30], None),
+        (MMDET_CASCADE, [1, 0.5, 0.25], [0.1, 0.05, 0.033], 1.0),
+    ],
+)
+def test_the_stages_of_the_cascades(repository, base, weights, stds, beta):
+    model = detector(repository, base, "DropLoss")
     heads = model.roi_head.bbox_head
     assert all(head.reg_class_agnostic for head in heads)
-    assert [head.bbox_coder.stds[0] for head in heads] == [0.1, 0.05, 0.033]
-    assert model.roi_head.stage_loss_weights == [1, 0.5, 0.25]
+    assert [head.bbox_coder.stds[0] for head in heads] == stds
+    assert {getattr(head.loss_bbox, "beta", None) for head in heads} == {beta}
+    assert model.roi_head.stage_loss_weights == weights
     assigners = [assigner.pos_iou_thr for assigner in model.roi_head.bbox_assigner]
     assert assigners == [0.5, 0.6, 0.7]
     biases = torch.cat([head.fc_cls.bias for head in heads])

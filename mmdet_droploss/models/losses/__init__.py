@@ -1,13 +1,16 @@
-"""Losses for long-tailed classification in detection: equations.py first, then losses.py."""
+"""Losses for long-tailed classification in detection: equations.py first, then paper_losses.py."""
 
-from .eqlv2 import EQLV2Loss
-from .losses import BEQL, EQL, DropLoss, FixedDropLoss, LongTailLoss, SigmoidBCELoss
+from .eqlv2 import EQLV2BBoxLoss
+from .federated_loss import FederatedLoss
+from .long_tail_loss import LongTailLoss
+from .paper_losses import BEQL, EQL, DropLoss, FixedDropLoss, SigmoidBCELoss
 
 __all__ = [
     "BEQL",
     "EQL",
     "DropLoss",
-    "EQLV2Loss",
+    "EQLV2BBoxLoss",
+    "FederatedLoss",
     "FixedDropLoss",
     "LongTailLoss",
     "SigmoidBCELoss",

@@ -1,4 +1,7 @@
-"""Checks of what reaches a loss: shapes always, values without waiting for a GPU."""
+"""Checks of what reaches a loss: shapes always, values without waiting for a GPU.
+
+``torch._assert_async`` has no public name yet (pytorch/pytorch#53284). All else makes a GPU wait.
+"""
 
 from __future__ import annotations
 

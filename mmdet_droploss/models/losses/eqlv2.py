@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from mmdet.models.losses import EQLV2Loss as MMDetEQLV2Loss
-from mmdet.models.losses import accuracy
+from mmdet.models.losses import EQLV2Loss, accuracy
 from mmdet.registry import MODELS
 from torch import Tensor
 
 
-@MODELS.register_module(force=True)
-class EQLV2Loss(MMDetEQLV2Loss):
+@MODELS.register_module()
+class EQLV2BBoxLoss(EQLV2Loss):
     """:class:`mmdet.models.EQLV2Loss` that tells a bbox head what it needs.
 
     MMDetection's has all of it, but not under the names that its heads ask for: they would take the
-    softmax of its sigmoid logits. This one takes its name in the registry. As there, each process
-    balances by its own gradients unless ``use_distributed=True``, and ``weight`` and ``avg_factor``
-    have no effect.
+    softmax of its sigmoid logits. As there, each process balances by its own gradients unless
+    ``use_distributed=True``, and ``weight`` and ``avg_factor`` have no effect.
 
     Args:
         *args, **kwargs: Those of MMDetection's loss.

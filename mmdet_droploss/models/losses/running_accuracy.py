@@ -20,6 +20,10 @@ class RunningAccuracy(nn.Module):
         groups: (C,) int64, 0, 1, 2 for rare, common, frequent; None if not known.
     """
 
+    counts_for: Tensor
+    seen: Tensor
+    hits: Tensor
+
     def __init__(self, num_classes: int, groups: Tensor | None) -> None:
         super().__init__()
         self.keys = KEYS if groups is not None else KEYS[-1:]

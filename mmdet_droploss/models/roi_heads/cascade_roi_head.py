@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmdet.models.roi_heads import CascadeRoIHead
@@ -23,7 +24,7 @@ class LargeVocabCascadeRoIHead(CascadeRoIHead):
 
         model = dict(roi_head=dict(bbox_head=dict(loss_cls=dict(type='DropLoss'))))
 
-    With :class:`LargeVocabMaskHead`, its stages' masks of the objects' own categories are averaged;
+    With :class:`LargeVocabMaskHead`, its stages' masks for the objects' categories are averaged;
     :class:`CascadeRoIHead` averages those of all categories.
 
     Args:
@@ -39,7 +40,7 @@ class LargeVocabCascadeRoIHead(CascadeRoIHead):
 
     def __init__(
         self,
-        *args,
+        *args: Any,
         bbox_head: dict,
         stage_target_stds: Sequence[Sequence[float]] = (
             (0.1, 0.1, 0.2, 0.2),
@@ -47,7 +48,7 @@ class LargeVocabCascadeRoIHead(CascadeRoIHead):
             (0.033, 0.033, 0.067, 0.067),
         ),
         num_stages: int = 3,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         if not isinstance(bbox_head, dict):
             raise ValueError(

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from mmdet.models.roi_heads.bbox_heads import DoubleConvFCBBoxHead as MMDetDoubleConvFCBBoxHead
+from typing import Any
+
+from mmdet.models.roi_heads.bbox_heads import DoubleConvFCBBoxHead
 from mmdet.registry import MODELS
 from torch import nn
 
 
-@MODELS.register_module(force=True)
-class DoubleConvFCBBoxHead(MMDetDoubleConvFCBBoxHead):
+@MODELS.register_module()
+class CustomLossDoubleConvFCBBoxHead(DoubleConvFCBBoxHead):
     """:class:`mmdet.models.DoubleConvFCBBoxHead` for losses that bring their own outputs.
 
     MMDetection's makes ``num_classes + 1`` outputs whatever the loss says, unlike its other heads.
-    This one takes its name in the registry, so that configs of Double-Head R-CNN work as they are;
-    with a softmax loss nothing is different.
+    With a softmax loss nothing is different.
 
     Args:
         *args, **kwargs: Those of MMDetection's head.
     """
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.custom_cls_channels:
             outputs = self.loss_cls.get_cls_channels(self.num_classes)

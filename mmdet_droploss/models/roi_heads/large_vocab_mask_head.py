@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from mmdet.models.roi_heads import FCNMaskHead
 from mmdet.models.task_modules.samplers import SamplingResult
@@ -13,12 +15,13 @@ from torch import Tensor
 
 @MODELS.register_module()
 class LargeVocabMaskHead(FCNMaskHead):
-    """:class:`FCNMaskHead` that computes the mask of each object's own category only.
+    """:class:`FCNMaskHead` that computes each object's mask for one category only.
 
     The masks of 300 detections for 1203 categories are 283 million logits, more than 1 GB, of which
-    300 masks are looked at; in training, too, only those of the proposals' own categories count. So
-    here the last layer, a 1 x 1 convolution, is applied with each object's own filter. Losses,
-    masks, parameters and checkpoints are those of :class:`FCNMaskHead`.
+    only those of the predicted categories are looked at; in training, only those of the proposals'
+    ground-truth categories. So here the last layer, a 1 x 1 convolution, is applied with the filter
+    of each object's category. Losses, masks, parameters and checkpoints are those of
+    :class:`FCNMaskHead`.
 
     What ``forward`` returns are the features before that layer. ``StandardRoIHead`` hands them to
     the loss and to the prediction as they are; for a cascade use :class:`LargeVocabCascadeRoIHead`.
@@ -28,7 +31,7 @@ class LargeVocabMaskHead(FCNMaskHead):
         *args, **kwargs: Those of :class:`FCNMaskHead`.
     """
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         plain = self.predictor_cfg["type"] in ("Conv", "Conv2d")
         self.own_class_only = plain and not self.class_agnostic
@@ -53,11 +56,11 @@ class LargeVocabMaskHead(FCNMaskHead):
         return x
 
     def own_logits(self, features: Tensor, labels: Tensor) -> Tensor:
-        """The mask logits of each object's own category.
+        """The mask logits of each object for its category.
 
         Args:
             features: (n, channels, H, W), what :meth:`forward` returns.
-            labels: (n,) int64.
+            labels: (n,) int64, ground-truth categories in training, predicted ones in testing.
 
         Returns:
             (n, 1, H, W).
@@ -102,7 +105,7 @@ class LargeVocabMaskHead(FCNMaskHead):
 
         Args:
             mask_preds: What :meth:`forward` returns or, with ``activate_map``, (n, 1, H, W)
-                probabilities of the objects' own categories, as an array.
+                probabilities for the objects' categories, as an array.
             bboxes: (n, 4), in the input's scale; brought to the original's if ``rescale``.
             labels: (n,) int64.
             img_meta: Information about the image.
@@ -122,7 +125,7 @@ class LargeVocabMaskHead(FCNMaskHead):
             elif mask_preds.shape[1] != 1:
                 raise ValueError(
                     f"LargeVocabMaskHead got mask_preds of shape {tuple(mask_preds.shape)} as "
-                    f"probabilities, but it needs (n, 1, H, W), those of the objects' own "
+                    f"probabilities, but it needs (n, 1, H, W), those for the objects' "
                     f"categories: in a cascade, use LargeVocabCascadeRoIHead, not CascadeRoIHead"
                 )
             labels = torch.zeros_like(labels)  # of the one mask that there is

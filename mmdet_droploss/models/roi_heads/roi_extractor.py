@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 #: Samples along one side of a bin beyond which mmcv takes over: a box that is not clipped to its
 #: image can have any number.
-MOST_SAMPLES = 64
+MAX_SAMPLES = 64
 
 #: Cells, of all bins together, that are listed at once. A listed cell takes about 80 bytes.
-MOST_CELLS = 2**22
+MAX_CELLS = 2**22
 
 
 @MODELS.register_module()
@@ -29,7 +29,8 @@ class FastRoIExtractor(SingleRoIExtractor):
     """MMDetection's :class:`SingleRoIExtractor`, several times faster on a CPU.
 
     Its layers of type ``RoIAlign`` are :class:`RoIAlign`; on a GPU, and for layers of other types,
-    nothing is different.
+    nothing is different. The exception is bfloat16, for which mmcv has no operator: such features
+    are pooled in float32, and the result is bfloat16 again.
 
     Args:
         *args, **kwargs: Those of :class:`SingleRoIExtractor`.
@@ -45,6 +46,15 @@ class FastRoIExtractor(SingleRoIExtractor):
         return nn.ModuleList(
             RoIAlign(spatial_scale=1 / stride, **options) for stride in featmap_strides
         )
+
+    def forward(
+        self, feats: tuple[Tensor, ...], rois: Tensor, roi_scale_factor: float | None = None
+    ) -> Tensor:
+        """The features of boxes; see :class:`SingleRoIExtractor`."""
+        if feats[0].dtype != torch.bfloat16:
+            return super().forward(feats, rois, roi_scale_factor)
+        feats = tuple(level.float() for level in feats)
+        return super().forward(feats, rois, roi_scale_factor).bfloat16()
 
 
 class RoIAlign(mmcv.ops.RoIAlign):
@@ -68,7 +78,7 @@ class RoIAlign(mmcv.ops.RoIAlign):
         Returns:
             (n, C, h, w).
         """
-        if not self._can_sum(input) or rois.numel() == 0 or input.numel() == 0:
+        if not self._supports_sparse_sum(input) or rois.numel() == 0 or input.numel() == 0:
             return super().forward(input, rois)
         rois = rois.detach()
         start = rois[:, 1:3] * self.spatial_scale - 0.5  # x, y, in cells
@@ -80,7 +90,7 @@ class RoIAlign(mmcv.ops.RoIAlign):
             if self.sampling_ratio <= 0
             else torch.full_like(size, self.sampling_ratio)
         )
-        if not (size.min() >= 0 and samples.max() <= MOST_SAMPLES):  # not finite, or inside out
+        if not (size.min() >= 0 and samples.max() <= MAX_SAMPLES):  # not finite, or inside out
             return super().forward(input, rois)
         height, width = input.shape[2:]
         x, y = (
@@ -89,7 +99,7 @@ class RoIAlign(mmcv.ops.RoIAlign):
         )
         return weighted_sums(input, rois[:, 0].long(), y, x)
 
-    def _can_sum(self, input: Tensor) -> bool:
+    def _supports_sparse_sum(self, input: Tensor) -> bool:
         """Whether options and kind of values are those that the sparse sum is made for."""
         return (
             input.device.type == "cpu"
@@ -154,7 +164,7 @@ def weighted_sums(
     table = features.permute(0, 2, 3, 1).contiguous().view(-1, features.shape[1])
     num_cells = int((y[1].sum(1) * x[1].sum(1)).sum())
     parts = zip(
-        *(values.chunk(num_cells // MOST_CELLS + 1) for values in (image, *y, *x)), strict=True
+        *(values.chunk(num_cells // MAX_CELLS + 1) for values in (image, *y, *x)), strict=True
     )
     sums = []
     for image_, y0, y_count, y_weight, x0, x_count, x_weight in parts:

@@ -13,20 +13,20 @@ import torch
 from mmcv.ops import batched_nms
 from torch import Tensor
 
-#: NMS configs for which the argument holds: hard NMS, class by class.
-SUPPORTED_NMS_KEYS = {"type", "iou_threshold"}
+#: What a config of hard NMS, class by class, may say.
+PLAIN_NMS_KEYS = {"type", "iou_threshold"}
 
-#: K starts at this many times ``max_per_img`` and grows by the same factor if too few survive.
-GROWTH = 4
+#: This many times ``max_per_img`` candidates go into NMS; as many times more if too few survive.
+CANDIDATE_FACTOR = 4
 
 
-def supports(nms_cfg: dict | None, max_per_img: int) -> bool:
+def topk_nms_is_exact(nms_cfg: dict | None, max_per_img: int) -> bool:
     """Whether :func:`topk_multiclass_nms` gives what ``multiclass_nms`` gives for this config."""
     return (
         nms_cfg is not None
         and max_per_img > 0
         and nms_cfg.get("type", "nms") == "nms"
-        and nms_cfg.keys() <= SUPPORTED_NMS_KEYS
+        and nms_cfg.keys() <= PLAIN_NMS_KEYS
         and "iou_threshold" in nms_cfg
     )
 
@@ -54,7 +54,7 @@ def topk_multiclass_nms(
         largest_coordinate: Takes (N, C) bool, of which at least one is True, and returns the
             largest coordinate of the boxes of these, a scalar.
         score_thr: Scores up to this are ignored.
-        nms_cfg: For which :func:`supports` holds.
+        nms_cfg: For which :func:`topk_nms_is_exact` holds.
         max_per_img: How many detections to return at the most; > 0.
 
     Returns:
@@ -69,9 +69,13 @@ def topk_multiclass_nms(
     num_valid = int(valid.sum())
     largest = None
 
-    top = GROWTH * max_per_img
+    num_candidates = CANDIDATE_FACTOR * max_per_img
     while True:
-        indices = best(flat, top) if top < num_valid else valid.nonzero().squeeze(1)
+        indices = (
+            stable_topk(flat, num_candidates)
+            if num_candidates < num_valid
+            else valid.nonzero().squeeze(1)
+        )
         proposals = torch.div(indices, num_classes, rounding_mode="floor")
         labels = indices % num_classes
         boxes = decode(proposals, labels)
@@ -96,10 +100,10 @@ def topk_multiclass_nms(
         if len(keep) >= max_per_img or len(indices) >= num_valid:
             keep = keep[:max_per_img]
             return boxes[keep], flat[indices][keep], labels[keep]
-        top *= GROWTH
+        num_candidates *= CANDIDATE_FACTOR
 
 
-def best(values: Tensor, k: int) -> Tensor:
+def stable_topk(values: Tensor, k: int) -> Tensor:
     """The indices of the k largest, in rising order; of equal values the lower indices.
 
     Args:

@@ -6,18 +6,21 @@ analysis tools ask it and never open an annotation file themselves.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
+from mmengine.logging import print_log
 
-from .annotation_file import garbage_collection_paused, map_file
+from .reader import AnnotationFile, Document, index_annotations, read_document
+from .rule import CROWD, REASONS, describe_left_out
 
 #: Names that ``class_freq`` takes for the figures bundled with the package.
 BUNDLED = ("lvis_v0.5", "lvis_v1")
@@ -43,6 +46,7 @@ class ClassFrequency:
         instance_count: (C,) int64, the number of instances; None if unknown.
         classes: C category names; None if unknown.
         source: Where the counts come from; error messages name it.
+        category_ids: C category ids; None if unknown.
     """
 
     image_count: np.ndarray
@@ -50,6 +54,7 @@ class ClassFrequency:
     instance_count: np.ndarray | None = None
     classes: tuple[str, ...] | None = None
     source: str = "class_freq"
+    category_ids: tuple[int, ...] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -107,6 +112,8 @@ class ClassFrequency:
             content["instance_count"] = self.instance_count.tolist()
         if self.classes is not None:
             content["classes"] = list(self.classes)
+        if self.category_ids is not None:
+            content["category_ids"] = list(self.category_ids)
         lines = ",\n".join(f" {json.dumps(k)}: {json.dumps(v)}" for k, v in content.items())
         return f"{{\n{lines}\n}}\n"
 
@@ -125,7 +132,8 @@ def load_class_frequency(
 
     Returns:
         The frequencies. For an annotation file the categories come in the order of the file, which
-        is MMDetection's label order, and crowd regions do not count.
+        is MMDetection's label order, and the annotations that are trained on count, see
+        :func:`~mmdet_droploss.annotations.rule.why_left_out`.
 
     Raises:
         FileNotFoundError: If the file does not exist.
@@ -138,7 +146,9 @@ def load_class_frequency(
     if isinstance(class_freq, (str, os.PathLike)):
         path = os.fspath(class_freq)
         if path in BUNDLED:
-            return _read(str(_BUNDLED_DIR / f"{path}.json"), None)
+            frequency = _read(str(_BUNDLED_DIR / f"{path}.json"), None)
+            ids = tuple(range(1, frequency.num_classes + 1))  # LVIS's, in order
+            return dataclasses.replace(frequency, source=path, category_ids=ids)
         if "://" not in path and not os.path.isfile(path):
             _raise_missing(path)
         stamp = os.stat(path) if "://" not in path else None
@@ -170,54 +180,53 @@ def _raise_missing(path: str) -> None:
     )
 
 
-class _Annotation(msgspec.Struct, gc=False):
-    image_id: int
-    category_id: int
-    iscrowd: int | bool | None = 0
-
-
-class _Content(msgspec.Struct):
-    """What is decoded of a file; the polygons of an annotation file are skipped."""
-
-    annotations: list[_Annotation] | None = None
-    categories: list[dict[str, Any]] | None = None
-    image_count: Any = None
-    instance_count: Any = None
-    num_images: Any = None
-    classes: Any = None
-
-
 @functools.lru_cache(maxsize=8)
 def _read(path: str, stamp: tuple[int, int] | None) -> ClassFrequency:
     from mmengine import fileio
 
+    who = f"class_freq={path!r}"
     with fileio.get_local_path(path) as local_path:
-        text = map_file(local_path)
-    try:
-        with garbage_collection_paused():
-            content = msgspec.json.decode(text, type=_Content)
-    except msgspec.ValidationError as error:
+        document = read_document(
+            local_path,
+            who,
+            "is not of a known format, that is, not an LVIS or COCO annotation file nor one that "
+            "class_frequency.py writes",
+        )
+    if document.image_count is not None:
+        return _from_small_json(document, path)
+    if document.annotations is None or document.categories is None:
+        keys = [key for key in document.__struct_fields__ if getattr(document, key) is not None]
         raise ValueError(
-            f"class_freq={path!r} is not of a known format, that is, not an LVIS or COCO "
-            f"annotation file nor one that class_frequency.py writes: {error}"
-        ) from None
-    except msgspec.DecodeError as error:
-        raise ValueError(
-            f"class_freq={path!r} is not valid JSON, perhaps truncated ({len(text)} bytes): {error}"
-        ) from None
-    if content.image_count is not None:
-        return _from_small_json(content, path)
-    if content.annotations is not None and content.categories is not None:
-        return _from_annotations(content, path)
-    keys = sorted(msgspec.json.decode(text, type=dict[str, msgspec.Raw]))
-    raise ValueError(
-        f'class_freq={path!r} is not of a known format: it must have the keys "annotations" and '
-        f'"categories" (LVIS or COCO) or "image_count" (from class_frequency.py), but it has '
-        f"the keys {keys[:8]}"
+            f'{who} is not of a known format: it must have the keys "images", "annotations" and '
+            f'"categories" (LVIS or COCO) or "image_count" (from class_frequency.py), but of these '
+            f"it has {keys}"
+        )
+    if not document.categories:
+        raise ValueError(f"{who} has no categories")
+    file = index_annotations(document, path, who)
+    left_out = np.bincount(file.left_out, minlength=len(REASONS))
+    if sentence := describe_left_out(left_out):
+        level = logging.WARNING if left_out[1:CROWD].any() else logging.INFO
+        print_log(f"{who}: {sentence}; they are not counted", "current", level)
+    return count(file)
+
+
+def count(file: AnnotationFile) -> ClassFrequency:
+    """The frequencies in an annotation file, over the annotations that are trained on."""
+    num_classes = len(file.categories)
+    labels, images = file.category_of[file.counts], file.image_of[file.counts]
+    pairs = np.unique(images * num_classes + labels)  # each category once an image
+    return ClassFrequency(
+        np.bincount(pairs % num_classes, minlength=num_classes),
+        len(np.unique(images)),
+        np.bincount(labels, minlength=num_classes),
+        file.category_names,
+        file.name,
+        tuple(category["id"] for category in file.categories),
     )
 
 
-def _from_small_json(content: _Content, path: str) -> ClassFrequency:
+def _from_small_json(content: Document, path: str) -> ClassFrequency:
     image_count = _as_counts(content.image_count, "image_count", path)
     instance_count = content.instance_count
     if instance_count is not None:
@@ -227,7 +236,13 @@ def _from_small_json(content: _Content, path: str) -> ClassFrequency:
         raise ValueError(
             f"class_freq={path!r}: num_images must be a whole number >= 1, but it is {num_images!r}"
         )
-    for name, values in (("instance_count", instance_count), ("classes", content.classes)):
+    for name, values in (
+        ("instance_count", instance_count),
+        ("classes", content.classes),
+        ("category_ids", content.category_ids),
+    ):
+        if values is not None and not isinstance(values, (list, np.ndarray)):
+            raise ValueError(f"class_freq={path!r}: {name} must be a list, but it is {values!r}")
         if values is not None and len(values) != len(image_count):
             raise ValueError(
                 f"class_freq={path!r}: {name} has {len(values)} entries, but image_count has "
@@ -237,38 +252,9 @@ def _from_small_json(content: _Content, path: str) -> ClassFrequency:
         image_count,
         num_images,
         instance_count,
-        None if content.classes is None else tuple(content.classes),
+        None if content.classes is None else tuple(map(str, content.classes)),
         path,
-    )
-
-
-def _from_annotations(content: _Content, path: str) -> ClassFrequency:
-    categories = content.categories
-    if not categories:
-        raise ValueError(f"class_freq={path!r} has no categories")
-    try:
-        label_of = {category["id"]: label for label, category in enumerate(categories)}
-        pairs = [
-            (annotation.image_id, label_of[annotation.category_id])
-            for annotation in content.annotations
-            if not annotation.iscrowd
-        ]
-    except KeyError as error:
-        raise ValueError(
-            f'class_freq={path!r} is not an LVIS or COCO annotation file: an entry of "categories" '
-            f'or "annotations" lacks or does not know {error}'
-        ) from None
-    if len(label_of) != len(categories):
-        raise ValueError(f"class_freq={path!r} has categories with the same id")
-    array = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-    unique = np.unique(array, axis=0)
-    num_classes = len(categories)
-    return ClassFrequency(
-        np.bincount(unique[:, 1], minlength=num_classes),
-        len(np.unique(unique[:, 0])),
-        np.bincount(array[:, 1], minlength=num_classes),
-        tuple(str(category.get("name", category["id"])) for category in categories),
-        path,
+        None if content.category_ids is None else tuple(content.category_ids),
     )
 
 

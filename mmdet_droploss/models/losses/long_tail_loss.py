@@ -1,4 +1,4 @@
-"""The registered losses: thin modules over the functions of equations.py."""
+"""The contract of the losses with MMDetection's bbox heads, and with checkpoints."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import math
 import os
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmdet.models.losses.utils import weight_reduce_loss
-from mmdet.registry import MODELS
-from mmengine.dist import all_reduce
 from torch import Tensor, nn
 
-from ...datasets import ClassFrequency, load_class_frequency
-from . import equations as eq
-from . import fused
+from ...annotations import ClassFrequency, load_class_frequency
 from .checks import check_finite, check_inputs, is_compiling, warn_of_unset_bias
+from .equations import TermWeights
 from .running_accuracy import RunningAccuracy
+from .weighted_bce import weighted_bce
 
 ClassFreq = str | os.PathLike | Sequence[int] | ClassFrequency | None
 
@@ -30,8 +29,8 @@ class LongTailLoss(nn.Module):
 
         L(r) = - sum_j w_j log p^_j,    p^_j = p_j if y_j = 1 else 1 - p_j
 
-    A subclass gives the weights w, in :meth:`weight`. The losses of this package give them to
-    :func:`fused.weighted_bce` as well, which is faster, and can be differentiated once only.
+    The weight of the ground-truth category is 1. A subclass gives the others in
+    :meth:`term_weights`, by its equation.
 
     Args:
         num_classes: The number of categories C, without background.
@@ -51,12 +50,16 @@ class LongTailLoss(nn.Module):
 
     Attributes:
         tail: (C,) bool buffer, T(f_j). A checkpoint carries it.
+        class_frequency: The :class:`ClassFrequency` of ``class_freq``, with the names of its
+            categories where it knows them; None if there is none. A checkpoint does not carry it.
 
     Raises:
         ValueError: If an argument is out of range, or ``class_freq`` has not ``num_classes``
             entries.
         FileNotFoundError: If ``class_freq`` is the path of a missing file.
     """
+
+    tail: Tensor
 
     # What MMDetection's bbox heads ask a loss that brings its own outputs.
     custom_cls_channels = True
@@ -123,35 +126,23 @@ class LongTailLoss(nn.Module):
                     f"that it parts the long tail from the rest",
                     stacklevel=2,
                 )
+        self.class_frequency = frequency
+        self.lambda_ = lambda_
         self.register_buffer("tail", tail)
         self._tail_is_known = frequency is not None
         self._is_first_step = True
         self._accuracy = RunningAccuracy(num_classes, groups)
 
-    def weight(self, x: Tensor, y: Tensor, fg: Tensor, labels: Tensor) -> Tensor | None:
+    def term_weights(self, labels: Tensor) -> TermWeights | None:
         """The weights w of the terms, by the loss's equation.
 
         Args:
-            x: (N, C) logits.
-            y: (N, C) bool, one-hot targets, all False for background.
-            fg: (N,) bool, E(r).
             labels: (N,) int64 in [0, C].
 
         Returns:
-            (N, C), float or bool, without gradient; None for w = 1.
+            All weights but those of the ground-truth categories; None for w = 1.
         """
-        raise TypeError(f"{type(self).__name__} does not define weight()")
-
-    def fused_options(self, labels: Tensor) -> dict | None:
-        """What :func:`fused.weighted_bce` needs to give the same weights, faster.
-
-        Args:
-            labels: (N,) int64 in [0, C].
-
-        Returns:
-            Its options; None, the default, if it cannot: then :meth:`weight` is used.
-        """
-        return None
+        raise NotImplementedError(f"{type(self).__name__} does not define term_weights()")
 
     def forward(
         self,
@@ -202,20 +193,11 @@ class LongTailLoss(nn.Module):
             warn_of_unset_bias(cls_score)
             self._is_first_step = False
 
-        loss = self._loss_by_proposal(cls_score, labels)
+        loss = weighted_bce(cls_score, labels, self.term_weights(labels))
         check_finite(loss, cls_score)
         if reduction == "mean" and avg_factor is None:
             avg_factor = max(len(labels), 1)  # the mean of nothing is 0 here, not NaN
         return self.loss_weight * weight_reduce_loss(loss, label_weights, reduction, avg_factor)
-
-    def _loss_by_proposal(self, x: Tensor, labels: Tensor) -> Tensor:
-        """L(r), (N,)."""
-        options = self.fused_options(labels)
-        # torch.compile makes its own kernels of the equations themselves.
-        if options is not None and not is_compiling():
-            return fused.weighted_bce(x, labels, **options)
-        y, fg = eq.targets(labels, self.num_classes)
-        return eq.weighted_bce(x, y, self.weight(x, y, fg, labels))
 
     def get_cls_channels(self, num_classes: int) -> int:
         """The outputs that the classifier needs: C, no background channel.
@@ -260,7 +242,9 @@ class LongTailLoss(nn.Module):
         """
         return self._accuracy.update(cls_score, labels)
 
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
         """Take the tail from the checkpoint only if the config does not tell it."""
         saved = state_dict.get(f"{prefix}tail")
         if saved is not None and saved.shape == self.tail.shape:
@@ -282,142 +266,3 @@ class LongTailLoss(nn.Module):
             f"num_classes={self.num_classes}, low_frequency={int(self.tail.sum())}, "
             f"reduction={self.reduction!r}, loss_weight={self.loss_weight}"
         )
-
-
-@MODELS.register_module()
-class SigmoidBCELoss(LongTailLoss):
-    """Sigmoid binary cross-entropy, w = 1: the paper's baseline.
-
-    Arguments are those of :class:`LongTailLoss`; ``class_freq`` is optional and only serves the
-    accuracies per frequency group.
-    """
-
-    needs_tail = False
-
-    def __init__(self, num_classes: int, class_freq: ClassFreq = None, **kwargs) -> None:
-        super().__init__(num_classes, class_freq, **kwargs)
-
-    def weight(self, x: Tensor, y: Tensor, fg: Tensor, labels: Tensor) -> None:
-        """No weighting."""
-        return None
-
-    def fused_options(self, labels: Tensor) -> dict:
-        """No weighting."""
-        return {}
-
-
-@MODELS.register_module()
-class EQL(LongTailLoss):
-    """Equalization loss, eq. (1)-(2); Tan et al., CVPR 2020.
-
-    A foreground proposal does not push down the scores of other low-frequency categories.
-    Arguments are those of :class:`LongTailLoss`.
-    """
-
-    def weight(self, x: Tensor, y: Tensor, fg: Tensor, labels: Tensor) -> Tensor:
-        """Eq. (2)."""
-        return eq.eql_weight(y, fg, self.tail)
-
-    def fused_options(self, labels: Tensor) -> dict:
-        """Eq. (2)."""
-        return {"tail": self.tail}
-
-
-@MODELS.register_module()
-class BEQL(LongTailLoss):
-    """Background equalization loss, eq. (3)-(4): the paper's own baseline.
-
-    EQL, and a background proposal pushes down a low-frequency category the less, the lower its
-    score already is.
-
-    Args:
-        log_base: b, the base of the logarithm in eq. (4); > 1. A smaller base discounts background
-            more, a large one gives EQL.
-        *args, **kwargs: Those of :class:`LongTailLoss`.
-    """
-
-    def __init__(self, *args, log_base: float = 4, **kwargs) -> None:
-        if not isinstance(log_base, (int, float)) or not 1 < log_base < math.inf:
-            raise ValueError(
-                f"log_base must be a number > 1 (with b <= 1 the weights of eq. (4) leave [0, 1]), "
-                f"but it is {log_base!r}"
-            )
-        super().__init__(*args, **kwargs)
-        self.log_base = log_base
-
-    def weight(self, x: Tensor, y: Tensor, fg: Tensor, labels: Tensor) -> Tensor:
-        """Eq. (4)."""
-        return eq.beql_weight(x, y, fg, self.tail, self.log_base)
-
-    def fused_options(self, labels: Tensor) -> dict:
-        """Eq. (4)."""
-        return {"tail": self.tail, "log_base": self.log_base}
-
-
-@MODELS.register_module()
-class FixedDropLoss(LongTailLoss):
-    """EQL with a fixed drop ratio for background: the baseline of Figure 3.
-
-    Args:
-        drop_ratio: The probability in [0, 1] that a background proposal's term of a low-frequency
-            category is dropped. 0 gives EQL.
-        *args, **kwargs: Those of :class:`LongTailLoss`.
-    """
-
-    def __init__(self, *args, drop_ratio: float, **kwargs) -> None:
-        if not isinstance(drop_ratio, (int, float)) or not 0 <= drop_ratio <= 1:
-            raise ValueError(f"drop_ratio must lie in [0, 1], but it is {drop_ratio!r}")
-        super().__init__(*args, **kwargs)
-        self.drop_ratio = drop_ratio
-
-    def weight(self, x: Tensor, y: Tensor, fg: Tensor, labels: Tensor) -> Tensor:
-        """Eq. (6)."""
-        return eq.drop_weight(y, fg, self.tail, self.keep_probability(labels))
-
-    def fused_options(self, labels: Tensor) -> dict:
-        """Eq. (6)."""
-        return {"tail": self.tail, "keep_probability": self.keep_probability(labels)}
-
-    def keep_probability(self, labels: Tensor) -> Tensor:
-        """A mu, (C,), that does not depend on the batch."""
-        return eq.fixed_keep_probability(self.tail, self.drop_ratio)
-
-
-@MODELS.register_module()
-class DropLoss(LongTailLoss):
-    """DropLoss, eq. (5)-(7).
-
-    EQL, and a background proposal's term of category j is kept with probability mu_j, the share of
-    the batch's foreground proposals that belong to j's group (low-frequency or frequent). With no
-    foreground proposal in the batch, where eq. (7) is 0/0, every term is kept.
-
-    Args:
-        drop_frequent: Whether terms of frequent categories are dropped, too, as eq. (7) says.
-            False keeps them all, as the authors' released code does.
-        sync_statistics: Whether the shares are those of all processes' proposals; by default each
-            process takes its own, as the released code does. Every process must then call the loss
-            equally often, also for an empty batch (``LargeVocabBBoxHead`` does).
-        *args, **kwargs: Those of :class:`LongTailLoss`.
-    """
-
-    def __init__(
-        self, *args, drop_frequent: bool = True, sync_statistics: bool = False, **kwargs
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.drop_frequent = drop_frequent
-        self.sync_statistics = sync_statistics
-
-    def weight(self, x: Tensor, y: Tensor, fg: Tensor, labels: Tensor) -> Tensor:
-        """Eq. (6)."""
-        return eq.drop_weight(y, fg, self.tail, self.keep_probability(labels))
-
-    def fused_options(self, labels: Tensor) -> dict:
-        """Eq. (6)."""
-        return {"tail": self.tail, "keep_probability": self.keep_probability(labels)}
-
-    def keep_probability(self, labels: Tensor) -> Tensor:
-        """mu of eq. (7), (C,)."""
-        statistics = eq.batch_statistics(labels, self.tail)
-        if self.sync_statistics:
-            all_reduce(statistics)
-        return eq.drop_keep_probability(statistics, self.tail, self.drop_frequent)

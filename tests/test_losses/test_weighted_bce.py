@@ -9,10 +9,10 @@ from mmdet_droploss.models.losses import (
     BEQL,
     EQL,
     DropLoss,
+    FederatedLoss,
     FixedDropLoss,
-    LongTailLoss,
     SigmoidBCELoss,
-    fused,
+    weighted_bce,
 )
 
 COUNTS = [3, 50, 100, 101, 9000, 20, 7]
@@ -22,6 +22,7 @@ KINDS = {
     BEQL: {},
     FixedDropLoss: dict(drop_ratio=0.4),
     DropLoss: {},
+    FederatedLoss: dict(num_sampled=5),
 }
 each_loss = pytest.mark.parametrize("cls", KINDS, ids=lambda cls: cls.__name__)
 
@@ -49,9 +50,9 @@ def value_and_gradient(loss, x, labels):
 def test_nothing_depends_on_the_size_of_a_block(cls, monkeypatch):
     x, labels = batch()
     whole = value_and_gradient(build(cls), x, labels)
-    assert fused._rows_at_once(x) >= len(x)
-    monkeypatch.setattr(fused, "BLOCK", 1)
-    assert fused._rows_at_once(x) == 4
+    assert weighted_bce._rows_in_block(x) >= len(x)
+    monkeypatch.setattr(weighted_bce, "BLOCK_SIZE", 1)
+    assert weighted_bce._rows_in_block(x) == 4
     torch.testing.assert_close(value_and_gradient(build(cls), x, labels), whole, rtol=0, atol=1e-5)
 
 
@@ -59,11 +60,11 @@ def test_nothing_depends_on_the_size_of_a_block(cls, monkeypatch):
 @pytest.mark.parametrize("largest", [80.0, 90.0, 1e4])
 def test_a_logit_too_large_for_exp_changes_nothing_else(cls, largest, monkeypatch):
     """On a CPU all is made of exp(x), and made again, with the same draws, where that overflows."""
-    monkeypatch.setattr(fused, "BLOCK", 1)
+    monkeypatch.setattr(weighted_bce, "BLOCK_SIZE", 1)
     x, labels = batch()
     x[17, 4], x[30, 0] = largest, -largest
     found = value_and_gradient(build(cls), x, labels)
-    monkeypatch.setattr(fused, "_from_odds", fused._from_logits)
+    monkeypatch.setattr(weighted_bce, "_from_odds", weighted_bce._from_logits)
     expected = value_and_gradient(build(cls), x, labels)
     assert expected[0].isfinite()
     torch.testing.assert_close(found, expected)
@@ -108,7 +109,7 @@ def test_a_second_derivative_is_an_error_not_a_zero(cls):
 @pytest.mark.skipif(not hasattr(torch.compiler, "is_compiling"), reason="torch.compile too old")
 @each_loss
 def test_torch_compile_takes_the_whole_loss(cls):
-    """Without a graph break; the equations are what it compiles, here without making kernels."""
+    """Without a graph break, here without making kernels."""
     torch.compiler.reset()
     x, labels = batch(proposals=500)
     loss = build(cls)
@@ -126,36 +127,11 @@ def test_torch_compile_takes_the_whole_loss(cls):
         compiled(x, labels + 1)
 
 
-@each_loss
-@pytest.mark.parametrize("way", ["one pass", "equations"])
-def test_a_category_may_be_ruled_out(cls, way, monkeypatch):
-    """A logit of -inf for something else is right, and costs nothing."""
-    if way == "equations":
-        monkeypatch.setattr(cls, "fused_options", LongTailLoss.fused_options)
-    x, labels = batch()
-    labels = torch.where(labels == 6, 7, labels)
-    x[:, 6] = -torch.inf
-    value, gradient = value_and_gradient(build(cls), x, labels)
-    assert value.isfinite() and gradient.isfinite().all() and not gradient[:, 6].any()
-
-
-def test_a_loss_of_ones_own_needs_its_weights_only():
-    class Halved(LongTailLoss):
-        def weight(self, x, y, fg, labels):
-            return torch.full_like(x, 0.5)
-
-    x, labels = batch()
-    halved = Halved(len(COUNTS), class_freq=COUNTS, reduction="sum")
-    value, gradient = value_and_gradient(halved, x, labels)
-    whole, whole_gradient = value_and_gradient(build(SigmoidBCELoss), x, labels)
-    torch.testing.assert_close((2 * value, 2 * gradient), (whole, whole_gradient))
-
-
 @pytest.mark.parametrize("probability", [0.0, 1e-3, 1 / 3, 0.5, 0.97, 1.0])
 def test_draws_fall_below_the_threshold_as_often_as_they_should(probability):
-    numbers = fused.Draws(torch.device("cpu"))((1000, 1203))
+    numbers = weighted_bce.Draws(torch.device("cpu"))((1000, 1203))
     assert numbers.dtype == torch.int16 and numbers.shape == (1000, 1203)
-    below = numbers.float() < fused.draw_threshold(torch.tensor(probability))
+    below = numbers.float() < weighted_bce.draw_threshold(torch.tensor(probability))
     share = below.double().mean().item()
     bound = 5 * (probability * (1 - probability) / numbers.numel()) ** 0.5
     assert abs(share - probability) <= bound + (2**-16 if 0 < probability < 1 else 0)
@@ -163,14 +139,14 @@ def test_draws_fall_below_the_threshold_as_often_as_they_should(probability):
 
 def test_every_number_can_be_drawn_and_0_and_1_are_exact():
     numbers = torch.arange(-(2**15), 2**15).to(torch.int16)
-    drawn = fused.Draws(torch.device("cpu"))((4000, 1203))
+    drawn = weighted_bce.Draws(torch.device("cpu"))((4000, 1203))
     assert (drawn.min(), drawn.max()) == (-(2**15), 2**15 - 1)
     for probability, expected in ((0.0, 0), (1.0, 2**16), (0.25, 2**14), (2**-16, 1)):
-        below = numbers.float() < fused.draw_threshold(torch.tensor(probability))
+        below = numbers.float() < weighted_bce.draw_threshold(torch.tensor(probability))
         assert below.sum() == expected
 
 
 def test_the_four_numbers_of_64_bits_are_independent():
-    numbers = fused.Draws(torch.device("cpu"))((250_000, 4)).double()
+    numbers = weighted_bce.Draws(torch.device("cpu"))((250_000, 4)).double()
     correlation = torch.corrcoef(numbers.t()) - torch.eye(4)
     assert correlation.abs().max() < 5 / 250_000**0.5

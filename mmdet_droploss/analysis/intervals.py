@@ -1,0 +1,117 @@
+"""Differences between methods, with 95 % intervals."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import hotcoco
+from scipy import stats
+
+from .detections import Detections
+from .runs import KEYS, InputError, Method
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far a method is from the baseline, in percentage points."""
+
+    value: float
+    lower: float = math.nan
+    upper: float = math.nan
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether there is an interval."""
+        return not math.isnan(self.lower)
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval lies on one side of 0."""
+        return self.has_interval and (self.lower > 0 or self.upper < 0)
+
+    @property
+    def words(self) -> str:
+        """What was measured, whichever way it went."""
+        if math.isnan(self.value):
+            return "not measurable"
+        if round(self.value, 1) == 0:
+            text = "equal to one decimal"
+        else:
+            text = f"{abs(self.value):.1f} points {'above' if self.value > 0 else 'below'}"
+            if self.has_interval and not self.is_clear:
+                text += " (the interval includes 0)"
+        return text
+
+    def __str__(self) -> str:
+        """For a cell of a table."""
+        if math.isnan(self.value):
+            return "–"
+        interval = f" [{self.lower:+.1f}, {self.upper:+.1f}]" if self.has_interval else ""
+        return f"{self.value:+.1f}{interval}"
+
+
+def differences(
+    baseline: Method, method: Method, iou_type: str, detections: Detections, bootstrap: int
+) -> dict[str, Difference]:
+    """Each key's difference to the baseline.
+
+    With one run of each, the interval is the bootstrap's 95 % over the images. With several seeds
+    it is the 95 % interval of the difference of means (Welch): seeds differ more than images do.
+    """
+    keys = [f"{iou_type}_{key}" for key in KEYS]
+    if len(baseline.runs) > 1 or len(method.runs) > 1:
+        return {key: seed_difference(baseline.values(key), method.values(key)) for key in keys}
+    values = {key: method.mean(key) - baseline.mean(key) for key in keys}
+    if not bootstrap:
+        return {key: Difference(value) for key, value in values.items()}
+    intervals = bootstrap_intervals(baseline, method, iou_type, detections, bootstrap)
+    return {
+        key: Difference(value, *(intervals[key] if not math.isnan(value) else ()))
+        for key, value in values.items()
+    }
+
+
+def seed_difference(first: Sequence[float], second: Sequence[float]) -> Difference:
+    """The difference of two means, with Welch's 95 % interval if both have two values or more."""
+    value = statistics.fmean(second) - statistics.fmean(first)
+    if len(first) < 2 or len(second) < 2 or math.isnan(value):
+        return Difference(value)
+    if max(map(statistics.stdev, (first, second))) < 1e-9:
+        return Difference(value)  # the same seed given twice has no spread to go by
+    with warnings.catch_warnings():
+        # SciPy warns where the seeds of one method are equal: their variance is rightly 0 then.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        test = stats.ttest_ind(second, first, equal_var=False)
+    interval = test.confidence_interval(0.95)
+    return Difference(value, float(interval.low), float(interval.high))
+
+
+def bootstrap_intervals(
+    baseline: Method, method: Method, iou_type: str, detections: Detections, samples: int
+) -> dict[str, tuple[float, float]]:
+    """The 95 % interval of each key's difference, by drawing the val images anew."""
+    first, second = (
+        detections.evaluation(m.runs[0].results_file(iou_type), iou_type)
+        for m in (baseline, method)
+    )
+    outcome = hotcoco.compare(first, second, n_bootstrap=samples, seed=0, confidence=0.95)
+    for m, numbers in ((baseline, outcome["metrics_a"]), (method, outcome["metrics_b"])):
+        run = m.runs[0]
+        for key in KEYS:
+            expected = run.metrics.get(f"{iou_type}_{key}", -1.0)
+            if abs(numbers[key] - expected) > 1e-6:
+                raise InputError(
+                    f"{run.metrics_file} says {iou_type} {key} {expected:.4f}, but with --ann "
+                    f"{detections.ann_file} it is {numbers[key]:.4f}: the run was tested on other "
+                    f"annotations, or {run.results_file(iou_type)} is no longer that of the test; "
+                    f"give those, or test it again"
+                )
+    return {
+        f"{iou_type}_{key}": (100 * ci["lower"], 100 * ci["upper"])
+        for key, ci in outcome["ci"].items()
+        if key in KEYS
+    }

@@ -1,0 +1,247 @@
+"""A study: a grid of methods and seeds, as a YAML file describes it, and its jobs."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mmengine
+import orjson
+from mmengine.config import Config
+
+from ..utils import write_atomically
+
+DEFAULTS = dict(seeds=[0], processes=1, options={}, record_gradients=None, protocols={}, compare=[])
+REQUIRED = {"train_ann", "val_ann", "methods"}
+METHOD_KEYS = {"name", "config", "seeds", "options"}
+
+
+class StudyError(ValueError):
+    """Something that the user can put right; the message says how."""
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One training and its test.
+
+    Args:
+        name: The method's name.
+        seed: The seed of the training.
+        config: Its config file.
+        folder: Its work dir.
+        options: What differs from the config, by dotted key.
+        processes: How many processes train and test.
+        record_gradients: Iterations in a stage of the gradient record; None for no record.
+    """
+
+    name: str
+    seed: int
+    config: Path
+    folder: Path
+    options: dict[str, Any]
+    processes: int
+    record_gradients: int | None
+
+    @property
+    def title(self) -> str:
+        """For status lines."""
+        return f"{self.name}, seed {self.seed}"
+
+    @property
+    def metrics_file(self) -> Path:
+        """What a test writes last."""
+        return self.folder / "val.metrics.json"
+
+    @functools.cached_property
+    def settings(self) -> Config:
+        """The config with the options, as it trains."""
+        cfg = Config.fromfile(self.config, import_custom_modules=False)
+        cfg.merge_from_dict({**self.options, "randomness.seed": self.seed})
+        return cfg
+
+    def length(self) -> tuple[str, int]:
+        """``('iter', N)`` or ``('epoch', N)``: how long it trains."""
+        if "max_iters" in self.settings.train_cfg:
+            return "iter", self.settings.train_cfg.max_iters
+        return "epoch", self.settings.train_cfg.max_epochs
+
+    def checkpoint(self) -> Path:
+        """The last one."""
+        kind, number = self.length()
+        return self.folder / f"{kind}_{number}.pth"
+
+    def is_trained(self) -> bool:
+        """Whether the last checkpoint is complete: ``last_checkpoint`` is written after it."""
+        pointer = self.folder / "last_checkpoint"
+        checkpoint = self.checkpoint()
+        return (
+            checkpoint.is_file()
+            and pointer.is_file()
+            and Path(pointer.read_text()).name == checkpoint.name
+        )
+
+    def is_done(self) -> bool:
+        """Whether it is tested. The checkpoint may have been deleted since."""
+        if not self.metrics_file.is_file():
+            return False
+        checkpoint = self.checkpoint()
+        written = self.metrics_file.stat().st_mtime_ns
+        return not checkpoint.is_file() or written > checkpoint.stat().st_mtime_ns
+
+    def stamp(self) -> dict[str, Any]:
+        """What its results depend on."""
+        text = self.settings.dump()
+        return {
+            "config": self.config.name,
+            "options": self.options,
+            "seed": self.seed,
+            "processes": self.processes,
+            "sha256 of the settings": hashlib.sha256(text.encode()).hexdigest(),
+        }
+
+    def begin(self) -> None:
+        """Make the folder, and note there what its results depend on."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.folder / "job.json", orjson.dumps(self.stamp()))
+
+    def conflict(self) -> str | None:
+        """Why what the folder holds is not of this job: it was begun with other settings.
+
+        A folder without :meth:`begin`'s note, as commands run by hand leave it, has no conflict.
+        """
+        note = self.folder / "job.json"
+        if not note.is_file():
+            return None
+        there, now = orjson.loads(note.read_bytes()), self.stamp()
+        different = [key for key in now if there.get(key) != now[key]]
+        if not different:
+            return None
+        return (
+            f"{self.title}: {self.folder} was begun with another {' and another '.join(different)} "
+            f"({note}); give another --work-dir, or delete the folder"
+        )
+
+    def commands(self, tools: Path) -> list[list[str]]:
+        """The training and the test, by the programs in a folder."""
+        values = {**self.options, "randomness.seed": self.seed}
+        options = ["--cfg-options", *(f"{key}={as_text(value)}" for key, value in values.items())]
+        work_dir, processes = str(self.folder), str(self.processes)
+        record = []
+        if self.record_gradients is not None:
+            record = ["--record-gradients", str(self.record_gradients)]
+        train = [str(self.config), "--work-dir", work_dir, "--resume", *record, *options]
+        test = [
+            *(str(self.config), str(self.checkpoint()), "--work-dir", f"{work_dir}/test"),
+            *("--results", f"{work_dir}/val", *options),
+        ]
+        if self.processes == 1:
+            return [
+                ["python", str(tools / "train.py"), *train],
+                ["python", str(tools / "test.py"), *test],
+            ]
+        test.insert(2, processes)
+        return [
+            ["bash", str(tools / "dist_train.sh"), train[0], processes, *train[1:]],
+            ["bash", str(tools / "dist_test.sh"), *test],
+        ]
+
+
+def as_text(value: Any) -> str:
+    """A value as ``--cfg-options`` reads it."""
+    if isinstance(value, list):
+        return "[" + ",".join(as_text(item) for item in value) + "]"
+    return str(value)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study file says."""
+
+    train_ann: str
+    val_ann: str
+    jobs: list[Job] = field(repr=False)
+    protocols: dict[str, str]
+    compare: list[str]
+
+
+def load_study(file: Path, work_dir: Path) -> Study:
+    """Read a study file.
+
+    Raises:
+        StudyError: If it lacks a key, has an unknown one, or names a config that is not there.
+    """
+    try:
+        content = mmengine.load(file, file_format="yaml")
+    except FileNotFoundError:
+        raise StudyError(f"{file} does not exist") from None
+    except Exception as error:  # YAML's own errors
+        raise StudyError(f"{file} is not valid YAML: {error}") from None
+    check_keys(content, REQUIRED, REQUIRED | DEFAULTS.keys(), str(file))
+    content = {**DEFAULTS, **content}
+    if not isinstance(content["methods"], list) or not content["methods"]:
+        raise StudyError(f"{file}: methods must be a list with a name and a config each")
+    jobs = [
+        job
+        for number, method in enumerate(content["methods"])
+        for job in jobs_of(method, content, file, work_dir, f"{file}: methods[{number}]")
+    ]
+    folders = [job.folder for job in jobs]
+    twice = [job.title for job in jobs if folders.count(job.folder) > 1]
+    if twice:
+        raise StudyError(f"{file}: there are two jobs {twice[0]!r}; give methods different names")
+    for key, path in [
+        *((key, content[key]) for key in ("train_ann", "val_ann")),
+        *(("protocols", path) for path in content["protocols"].values()),
+    ]:
+        if not Path(path).is_file():
+            raise StudyError(f"{file}: {key} {path} does not exist")
+    names = {job.name for job in jobs}
+    for name in content["compare"]:
+        if name not in names:
+            raise StudyError(f"{file}: compare has {name!r}, which is the name of no method")
+    return Study(
+        content["train_ann"], content["val_ann"], jobs, content["protocols"], content["compare"]
+    )
+
+
+def check_keys(content: Any, required: set[str], known: set[str], where: str) -> None:
+    """Refuse a mapping that lacks a key, or has one that nothing reads."""
+    if not isinstance(content, dict):
+        raise StudyError(f"{where} must be a mapping, but it is {content!r}")
+    for key in sorted(required - content.keys()):
+        raise StudyError(f"{where} has no {key}")
+    for key in content.keys() - known:
+        raise StudyError(f"{where} has {key!r}, which means nothing; known: {sorted(known)}")
+
+
+def jobs_of(method: Any, content: dict, file: Path, work_dir: Path, where: str) -> list[Job]:
+    """A job for each seed of a method."""
+    check_keys(method, {"name", "config"}, METHOD_KEYS, where)
+    config = file.parent / method["config"]
+    if not config.is_file():
+        raise StudyError(f"{where}: {config} does not exist; configs are looked for beside {file}")
+    seeds = method.get("seeds", content["seeds"])
+    if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds) or not seeds:
+        raise StudyError(f"{where}: seeds must be a list of whole numbers, but it is {seeds!r}")
+    options = {**content["options"], **method.get("options", {})}
+    return [
+        Job(
+            method["name"],
+            seed,
+            config,
+            work_dir / folder_name(method["name"]) / f"seed_{seed}",
+            options,
+            content["processes"],
+            content["record_gradients"],
+        )
+        for seed in seeds
+    ]
+
+
+def folder_name(method: str) -> str:
+    """The folder of a method in a work dir: its name without what a path cannot have."""
+    return re.sub(r"[^A-Za-z0-9.]+", "_", method).strip("_").lower()

@@ -1,0 +1,412 @@
+"""What makes mmdet's data sets start in seconds, share their memory and say what is amiss."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import mmdet
+import msgspec
+import numpy as np
+from mmengine import fileio
+from mmengine.dataset import force_full_init
+from mmengine.logging import print_log
+
+from ..annotations.pictures import PictureRule
+from ..annotations.progress import track
+from ..annotations.reader import AnnotationFile, garbage_collection_paused, read_annotation_file
+from ..annotations.rule import CROWD, REASONS, describe_left_out
+from ..annotations.segmentations import (
+    FATAL,
+    HARMLESS,
+    SegmentationProblems,
+    describe_problems,
+    problem_of,
+)
+from .annotation_cache import Parsed, file_digest, load_or_pack, pack
+from .picture_size import insert_size_check
+
+#: What mmdet loads the masks of: crowd regions, too, which it marks to be ignored.
+_LOADED = (0, CROWD)
+
+if TYPE_CHECKING:  # what it is mixed into
+    from mmdet.datasets import BaseDetDataset as _DetDataset
+else:
+    _DetDataset = object
+
+
+class CategoryIds(list):
+    """A list whose membership test does not search: mmdet asks it once an annotation."""
+
+    def __init__(self, ids: list[int]) -> None:
+        super().__init__(ids)
+        self._set = frozenset(ids)
+
+    def __contains__(self, category_id: object) -> bool:
+        return category_id in self._set
+
+
+class FastAnnotations(_DetDataset):
+    """Mixin for mmdet's COCO-style data sets: fast parsing, a cache that processes share, checks.
+
+    What an item holds is decided by mmdet's own ``parse_data_info`` and ``filter_data``. But they
+    see one image at a time, so that the annotations never are in memory as objects all at once; the
+    result is kept as arrays, mapped from a file that all processes on a machine share
+    (``annotation_cache.py``). ``filter_data`` sees of an image only
+    ``img_id``, ``height`` and ``width``.
+
+    The cache notices by itself when the annotation file or an option has changed. A subclass that
+    changes ``parse_data_info`` is told apart by its name only: run
+    ``tools/misc/annotation_cache.py clear`` after an edit.
+
+    With ``serialize_data=False``, ``proposal_file`` or ``return_classes=True`` the items are Python
+    objects in every process, as in mmdet; only the parsing is fast then.
+
+    A label is the place of a category in the file, whatever its name; ``CategoryCheckHook``
+    compares the names at the start of a run. What is not trained on is counted and said at every
+    start, from the cache, too.
+
+    Args:
+        cache: Whether to keep the parsed annotations in the cache. Without it every process parses
+            for itself and has them in its own memory.
+        broken_masks: What to do, if the pipeline loads masks, with annotations whose segmentation
+            would stop mmdet in mid-training: ``'refuse'`` the file, or ``'leave_out'`` the
+            annotations with a warning.
+        check_picture_size: Whether a picture whose size is not the annotation file's is an error
+            when it is loaded.
+
+    Raises:
+        FileNotFoundError: If the annotation file does not exist.
+        ValueError: If it is not valid JSON or not in LVIS's or COCO's format, an id occurs twice,
+            its segmentations cannot be trained on, or nothing in it can be.
+    """
+
+    #: Where the pictures lie.
+    PICTURES: PictureRule
+
+    _fully_initialized: bool
+
+    def __init__(
+        self,
+        *args: Any,
+        cache: bool = True,
+        broken_masks: str = "refuse",
+        check_picture_size: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        for name, value in (("cache", cache), ("check_picture_size", check_picture_size)):
+            if not isinstance(value, bool):
+                raise TypeError(f"{name} must be True or False, but it is {value!r}")
+        if broken_masks not in ("refuse", "leave_out"):
+            raise ValueError(
+                f"broken_masks must be 'refuse' or 'leave_out', but it is {broken_masks!r}"
+            )
+        self.cache = cache
+        self.broken_masks = broken_masks
+        self.check_picture_size = check_picture_size
+        self._labels: np.ndarray | None = None
+        self._label_ends: np.ndarray | None = None
+        self._facts: dict[str, Any] = {}
+        super().__init__(*args, **kwargs)
+        if check_picture_size:
+            insert_size_check(self.pipeline, str(self.ann_file))
+
+    @property
+    def _is_packed(self) -> bool:
+        return self.serialize_data and self.proposal_file is None and not self.return_classes
+
+    def full_init(self) -> None:
+        """Load the annotations, from the cache if they are there."""
+        if self._fully_initialized:
+            return
+        if not self._is_packed:
+            super().full_init()
+            self._tell()
+            return
+        with garbage_collection_paused(), self._local_annotation_file() as path:
+            if self.cache:
+                packed = load_or_pack(
+                    self._cache_key(path), lambda progress: self._parse(path, progress)
+                )
+            else:
+                packed = pack(self._parse(path))
+        self._set_categories(packed.category_ids.tolist())
+        self.data_list: list = []
+        self.data_bytes, self.data_address = packed.records, packed.record_ends
+        self._labels, self._label_ends = packed.labels, packed.label_ends
+        self._facts = packed.facts
+        self._fully_initialized = True
+        self._tell()
+
+    @property
+    def category_names(self) -> tuple[str, ...] | None:
+        """The names of the file's categories in label order; None if one has none."""
+        self.full_init()
+        names = self._facts["category_names"]
+        return None if names is None else tuple(names)
+
+    def image_count(self) -> np.ndarray:
+        """(C,) int64, the number of images in which each category is trained on."""
+        self.full_init()
+        if self._labels is not None:
+            return np.array(self._facts["image_count"], np.int64)
+        counts = np.zeros(len(self.cat_ids), np.int64)
+        for index in range(len(self)):
+            counts[list(set(self.get_cat_ids(index)))] += 1
+        return counts
+
+    @force_full_init
+    def get_data_info(self, idx: int) -> dict[str, Any]:
+        """The annotations of an image, see ``BaseDataset.get_data_info``."""
+        if not self._is_packed:
+            return super().get_data_info(idx)
+        idx = range(len(self))[idx]
+        start = self.data_address[idx - 1] if idx > 0 else 0
+        data_info = msgspec.msgpack.decode(self.data_bytes[start : self.data_address[idx]].data)
+        data_info["sample_idx"] = idx
+        return data_info
+
+    @force_full_init
+    def labels_by_image(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """The labels that are trained on, for samplers: no image needs to be decoded for them.
+
+        Returns:
+            (instances,) int32, the labels of the images one after another, and (M,) int64, where
+            those of each image end; None if they are not at hand (in a subset, and where the items
+            are not packed).
+        """
+        if self._labels is None or self._label_ends is None:
+            return None
+        return self._labels, self._label_ends
+
+    def get_cat_ids(self, idx: int) -> list[int]:
+        """The labels that are trained on in an image: unlike mmdet's, without crowd regions."""
+        packed = self.labels_by_image()
+        if packed is None:
+            return _labels_of(self.get_data_info(idx))
+        labels, ends = packed
+        idx = range(len(self))[idx]
+        return labels[ends[idx - 1] if idx > 0 else 0 : ends[idx]].tolist()
+
+    def get_subset_(self, indices: Sequence[int] | int) -> None:
+        """See ``BaseDataset.get_subset_``."""
+        super().get_subset_(indices)
+        self._labels = self._label_ends = None
+
+    def get_subset(self, indices: Sequence[int] | int) -> FastAnnotations:
+        """See ``BaseDataset.get_subset``."""
+        subset = super().get_subset(indices)
+        subset._labels = subset._label_ends = None
+        return subset
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """All images as Python objects, before they are filtered."""
+        with garbage_collection_paused(), self._local_annotation_file() as path:
+            annotations = self._read(path)
+            self._map_categories(annotations)
+            return list(self._data_infos(annotations, np.arange(len(annotations.images)), None))
+
+    # ---- parsing ---------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _local_annotation_file(self) -> Iterator[str]:
+        with fileio.get_local_path(self.ann_file, backend_args=self.backend_args) as path:
+            if not os.path.isfile(path):
+                raise FileNotFoundError(
+                    f"ann_file={self.ann_file!r} does not exist (working directory: "
+                    f"{os.getcwd()}): put or link the data set there, or change "
+                    f"data_root={self.data_root!r}"
+                )
+            yield str(path)
+
+    def _cache_key(self, path: str) -> dict[str, Any]:
+        """All that decides the items."""
+        return {
+            "ann_file": os.path.abspath(path) if path == str(self.ann_file) else str(self.ann_file),
+            "content": file_digest(path),
+            "dataset": f"{type(self).__module__}.{type(self).__qualname__}",
+            "mmdet": mmdet.__version__,
+            "data_prefix": dict(self.data_prefix),
+            "seg_map_suffix": self.seg_map_suffix,
+            "filter_cfg": self.filter_cfg and dict(self.filter_cfg),
+            "test_mode": self.test_mode,
+            "leave_out_broken_masks": self._leaves_out_broken_masks,
+            "indices": self._indices if self._indices is None else np.array(self._indices).tolist(),
+        }
+
+    def _parse(self, path: str, progress: os.PathLike | None = None) -> Parsed:
+        annotations = self._read(path)
+        chosen = self._choose(annotations)
+        return self.cat_ids, self._records(annotations, chosen, progress), self._facts
+
+    def _records(
+        self, annotations: AnnotationFile, chosen: np.ndarray, progress: os.PathLike | None
+    ) -> Iterator[tuple[bytes, list[int]]]:
+        encode = msgspec.msgpack.Encoder().encode
+        image_count = [0] * len(self.cat_ids)
+        for data_info in self._data_infos(annotations, chosen, progress):
+            labels = _labels_of(data_info)
+            for label in set(labels):
+                image_count[label] += 1
+            yield encode(data_info), labels
+        self._facts["image_count"] = image_count
+
+    def _read(self, path: str) -> AnnotationFile:
+        # LVIS's test sets have images and categories only.
+        annotations = read_annotation_file(
+            path, self.ann_file, require_annotations=not self.test_mode
+        )
+        if "img" not in self.data_prefix:
+            raise ValueError(f"data_prefix must have an 'img', but it is {self.data_prefix!r}")
+        for image in annotations.images:
+            if image.get(self.PICTURES.key) is None:
+                raise ValueError(
+                    f"ann_file={self.ann_file!r}: image id {image['id']} has no "
+                    f"{self.PICTURES.key!r} (images of LVIS v1 have a coco_url, those of LVIS v0.5 "
+                    f"and COCO a file_name)"
+                )
+        self._set_categories([category["id"] for category in annotations.categories])
+        self._facts = {
+            "category_names": annotations.category_names,
+            "num_images": len(annotations.images),
+            "left_out": np.bincount(annotations.left_out, minlength=len(REASONS)).tolist(),
+        }
+        return annotations
+
+    def _set_categories(self, ids: list[int]) -> None:
+        self.cat_ids = CategoryIds(ids)
+        self.cat2label = {category_id: label for label, category_id in enumerate(ids)}
+
+    def _map_categories(self, annotations: AnnotationFile) -> None:
+        """Set ``cat_img_map``, for ``filter_data``: for each category id those of its images."""
+        known = (annotations.image_of >= 0) & (annotations.category_of >= 0)
+        pairs = np.stack([annotations.category_of[known], annotations.image_of[known]])
+        category_of, image_of = pairs[:, np.argsort(pairs[0], kind="stable")]
+        image_ids = np.array([image["id"] for image in annotations.images], np.int64)[image_of]
+        starts = np.searchsorted(category_of, np.arange(1, len(self.cat_ids)))
+        self.cat_img_map = dict(  # split gives a part even if there is no category
+            zip(self.cat_ids, map(np.ndarray.tolist, np.split(image_ids, starts)), strict=False)
+        )
+
+    def _choose(self, annotations: AnnotationFile) -> np.ndarray:
+        """(M,) indices of the images that ``filter_cfg`` and ``indices`` leave."""
+        self._map_categories(annotations)
+        self.data_list = [
+            {"img_id": image["id"], "height": image["height"], "width": image["width"], "index": i}
+            for i, image in enumerate(annotations.images)
+        ]
+        self.data_list = self.filter_data()
+        if self._indices is not None:
+            self.data_list = self._get_unserialized_subset(self._indices)
+        del self.cat_img_map
+        return np.array([entry["index"] for entry in self.data_list], np.int64)
+
+    def _data_infos(
+        self, annotations: AnnotationFile, chosen: np.ndarray, progress: os.PathLike | None
+    ) -> Iterator[dict]:
+        problems = SegmentationProblems()
+        self._facts["segmentations"] = problems.found
+        leave_out = self._leaves_out_broken_masks
+        what = f"{self.ann_file}: parsing the images' annotations"
+        reasons = annotations.left_out[annotations.order].tolist()
+        ends = annotations.ends.tolist()
+        for index in track(chosen.tolist(), what, progress):
+            image = annotations.images[index]
+            name = self.PICTURES.path(image[self.PICTURES.key])
+            raw_ann_info = annotations.annotations_of(index)
+            broken = set()
+            for number, annotation in enumerate(raw_ann_info):
+                if reasons[ends[index] + number] in _LOADED:
+                    segmentation = annotation.get("segmentation")
+                    kind = problem_of(segmentation, image["width"], image["height"])
+                    if kind is not None:
+                        problems.note(kind, annotation)
+                        if leave_out and kind in FATAL:
+                            broken.add(number)
+            if broken:
+                raw_ann_info = [a for i, a in enumerate(raw_ann_info) if i not in broken]
+            try:
+                data_info = self.parse_data_info(
+                    {
+                        "raw_img_info": {**image, "img_id": image["id"], "file_name": name},
+                        "raw_ann_info": raw_ann_info,
+                    }
+                )
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(
+                    f"ann_file={self.ann_file!r}: image id {image['id']} or an annotation of it "
+                    f"cannot be parsed: {type(error).__name__} {error}"
+                ) from error
+            yield data_info
+
+    # ---- what is amiss ---------------------------------------------------------------------------
+
+    @property
+    def _loads_masks(self) -> bool:
+        return any(getattr(step, "with_mask", False) for step in self.pipeline.transforms)
+
+    @property
+    def _leaves_out_broken_masks(self) -> bool:
+        return self._loads_masks and self.broken_masks == "leave_out"
+
+    def _tell(self) -> None:
+        """Say what is left out, and refuse what cannot be trained on."""
+        left_out = np.array(self._facts["left_out"])
+        sentence = describe_left_out(left_out)
+        if sentence:
+            # Crowd regions are a regular part of COCO's format.
+            self._say(sentence, logging.WARNING if left_out[1:CROWD].any() else logging.INFO)
+        if self._loads_masks:
+            self._tell_of_masks()
+        if not self.test_mode:
+            self._require_instances(sentence, left_out)
+
+    def _tell_of_masks(self) -> None:
+        found = self._facts["segmentations"]
+        if harmless := describe_problems(found, HARMLESS):
+            self._say(harmless, logging.WARNING)
+        fatal = describe_problems(found, FATAL)
+        if fatal and self._leaves_out_broken_masks:
+            self._say(f"left out: {fatal}", logging.WARNING)
+        elif fatal:
+            raise ValueError(
+                f"ann_file={self.ann_file!r}: {fatal}. The pipeline loads "
+                f"masks, and MMDetection would stop at the first of them. Correct the file; or set "
+                f"broken_masks='leave_out' for this data set, to go on without these annotations; "
+                f"or with_mask=False in the pipeline's LoadAnnotations, if the model needs no masks"
+            )
+
+    def _require_instances(self, sentence: str, left_out: np.ndarray) -> None:
+        counts = self.image_count()
+        if not counts.any():
+            images = f"{len(self)} of its {self._facts['num_images']} images are used"
+            options = f"filter_cfg={self.filter_cfg}, indices={self._indices}"
+            none = "its annotations are in order" if left_out.any() else "it has no annotations"
+            raise ValueError(
+                f"ann_file={self.ann_file!r} gives nothing to train on: {sentence or none}; "
+                f"{images} ({options})"
+            )
+        absent = np.flatnonzero(counts == 0)
+        if len(absent):
+            names = self._facts["category_names"] or self.cat_ids
+            first = ", ".join(repr(names[index]) for index in absent[:5])
+            self._say(
+                f"{len(absent)} of {len(counts)} categories have no instance to train on: {first}"
+                f"{', ...' if len(absent) > 5 else ''}",
+                logging.WARNING,
+            )
+
+    def _say(self, text: str, level: int) -> None:
+        print_log(f"{self.ann_file}: {text}", logger="current", level=level)
+
+
+def _labels_of(data_info: dict[str, Any]) -> list[int]:
+    """The labels that are trained on: mmdet marks crowd regions to be ignored."""
+    return [
+        instance["bbox_label"]
+        for instance in data_info["instances"]
+        if not instance.get("ignore_flag")
+    ]

@@ -1,0 +1,219 @@
+"""Compares, at the start of a run, the lists of categories of all that takes part in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from mmdet.datasets import CocoDataset, CocoPanopticDataset
+from mmengine.config import Config
+from mmengine.fileio import get_local_path
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import BaseLoop, Runner
+from torch import nn
+
+from ..annotations import ClassFrequency
+from ..annotations.names import Categories, difference, repeated_name
+from ..annotations.reader import read_categories
+from ..datasets.fast_annotations import FastAnnotations
+
+#: Parts of a detector whose ``num_classes`` must be the number of categories.
+_COUNTING = ("bbox_head", "mask_head", "loss_cls")
+
+
+@HOOKS.register_module()
+class CategoryCheckHook(Hook):
+    """Refuse a run whose parts number the categories differently.
+
+    A label is a category's place in a list, and there are several lists: ``categories`` of each
+    annotation file, ``classes`` of each data set's metainfo, the names behind ``class_freq``, the
+    categories of the evaluators' files, the names in a checkpoint that is tested or resumed. They
+    must be the same names in the same order. Where one has no names, ids or numbers are compared.
+    ``num_classes`` of heads and losses must be their number.
+
+    It also warns if the training data show so many fewer or more images of a category than
+    ``class_freq`` that the tail is another one.
+
+    Args:
+        check_classes: Whether a difference stops the run; otherwise it is a warning. By default
+            ``check_classes`` of the config, and True if that has none.
+    """
+
+    def __init__(self, check_classes: bool | None = None) -> None:
+        self.check_classes = check_classes
+        self._reference: Categories | None = None
+
+    def before_run(self, runner: Runner) -> None:
+        """Compare all that has been built.
+
+        Raises:
+            ValueError: If two lists differ; the message names the first category that does.
+        """
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        training = list(_data_sets(runner._train_loop))
+        testing = [*_data_sets(runner._val_loop), *_data_sets(runner._test_loop)]
+        found = [each for data_set in training + testing for each in _categories_of(data_set)]
+        for loop in (runner._val_loop, runner._test_loop):
+            found += _categories_of_evaluator(loop)
+        found += _categories_of_losses(model)
+        self._reference = found[0] if found else None
+        for each in found:
+            self._report(runner, repeated_name(each))
+            self._report(runner, difference(found[0], each))
+        if found:
+            for name, number in _numbers_of_classes(model):
+                if number != found[0].number:
+                    self._report(
+                        runner,
+                        f"{found[0].source} has {found[0].number} categories, but num_classes of "
+                        f"model.{name} is {number}",
+                    )
+        _warn_of_another_tail(runner, model, training)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Compare with what a checkpoint was trained on, unless it only is a start.
+
+        Raises:
+            ValueError: As :meth:`before_run`.
+        """
+        if isinstance(runner._train_loop, BaseLoop) and not runner.cfg.get("resume", False):
+            return
+        meta = checkpoint.get("meta", {}).get("dataset_meta") or {}
+        names = meta.get("classes")
+        if self._reference is not None and isinstance(names, (list, tuple)):
+            trained = Categories("the checkpoint", len(names), tuple(map(str, names)))
+            self._report(runner, difference(self._reference, trained))
+
+    def _report(self, runner: Runner, text: str | None) -> None:
+        if text is None:
+            return
+        strict = self.check_classes
+        if strict is None:
+            strict = runner.cfg.get("check_classes", True)
+        if not strict:
+            runner.logger.warning(f"{text}; check_classes=False lets the run go on")
+            return
+        raise ValueError(
+            f"{text}. A label is a category's place in such a list, so all must have the same "
+            f"categories in the same order: annotation files, metainfo['classes'], class_freq, "
+            f"evaluators and num_classes. Correct the one that is wrong; check_classes=False in "
+            f"the config makes this a warning"
+        )
+
+
+def add_category_check(cfg: Config) -> None:
+    """Give a config the hook, if it has none; the config is changed in place."""
+    hooks = list(cfg.get("custom_hooks") or [])
+    if not any(hook.get("type") == CategoryCheckHook.__name__ for hook in hooks):
+        cfg.custom_hooks = [*hooks, {"type": CategoryCheckHook.__name__}]
+
+
+def _data_sets(loop: Any) -> Iterator[Any]:
+    """The data sets of a loop that has been built, out of their wrappers."""
+    if isinstance(loop, BaseLoop):
+        yield from _unwrapped(loop.dataloader.dataset)
+
+
+def _unwrapped(data_set: Any) -> Iterator[Any]:
+    if hasattr(data_set, "datasets"):  # ConcatDataset
+        for part in data_set.datasets:
+            yield from _unwrapped(part)
+    elif hasattr(data_set, "dataset"):  # RepeatDataset, ClassBalancedDataset, MultiImageMixDataset
+        yield from _unwrapped(data_set.dataset)
+    else:
+        yield data_set
+
+
+def _categories_of(data_set: Any) -> Iterator[Categories]:
+    """Those of its file, and the names in its metainfo."""
+    source = f"ann_file={str(getattr(data_set, 'ann_file', ''))!r}"
+    if isinstance(data_set, FastAnnotations):
+        names = data_set.category_names
+        yield Categories(source, len(data_set.cat_ids), names, tuple(data_set.cat_ids))
+    elif isinstance(data_set, CocoDataset) and not isinstance(data_set, CocoPanopticDataset):
+        with get_local_path(data_set.ann_file, backend_args=data_set.backend_args) as path:
+            by_id = {entry["id"]: entry for entry in read_categories(path, source)}
+        # mmdet takes those whose name is in metainfo['classes'], in the order of the file.
+        yield Categories.of_file(source, [by_id[id_] for id_ in data_set.cat_ids])
+    names = getattr(data_set, "metainfo", {}).get("classes")
+    if isinstance(names, (list, tuple)):
+        names = tuple(map(str, names))
+        yield Categories(f"metainfo['classes'] of {source}", len(names), names)
+
+
+def _categories_of_evaluator(loop: Any) -> list[Categories]:
+    found = []
+    for metric in loop.evaluator.metrics if isinstance(loop, BaseLoop) else ():
+        source = f"{type(metric).__name__}'s ann_file={getattr(metric, 'ann_file', '')!r}"
+        if hasattr(metric, "ground_truth"):  # FastLVISMetric
+            found.append(Categories.of_file(source, metric.ground_truth.categories))
+        elif (api := getattr(metric, "_lvis_api", None)) is not None:  # LVISMetric
+            found.append(Categories.of_file(source, api.load_cats(api.get_cat_ids())))
+        elif (api := getattr(metric, "_coco_api", None)) is not None:  # CocoMetric
+            ids = api.get_cat_ids(cat_names=metric.dataset_meta["classes"])
+            found.append(Categories.of_file(source, api.load_cats(ids)))
+    return found
+
+
+def _frequencies(model: nn.Module) -> Iterator[tuple[Any, ClassFrequency]]:
+    for module in model.modules():
+        frequency = getattr(module, "class_frequency", None)
+        if isinstance(frequency, ClassFrequency):
+            yield module, frequency
+
+
+def _categories_of_losses(model: nn.Module) -> list[Categories]:
+    return [
+        Categories(
+            f"class_freq={frequency.source!r} of {type(module).__name__}",
+            frequency.num_classes,
+            frequency.classes,
+            frequency.category_ids,
+        )
+        for module, frequency in _frequencies(model)
+    ]
+
+
+def _numbers_of_classes(model: nn.Module) -> Iterator[tuple[str, int]]:
+    for name, module in model.named_modules():
+        parts = [part for part in name.split(".") if not part.isdigit()]  # stages of a cascade
+        if not parts or parts[-1] not in _COUNTING or "rpn_head" in parts:
+            continue
+        number = getattr(module, "num_classes", None)
+        if isinstance(number, int) and not getattr(module, "class_agnostic", False):
+            yield name, number
+
+
+def _warn_of_another_tail(runner: Runner, model: nn.Module, training: list) -> None:
+    """Say where the images that are trained on change what is of low frequency."""
+    if not training or not all(isinstance(each, FastAnnotations) for each in training):
+        return
+    packed = [each.labels_by_image() for each in training]
+    if None in packed:
+        return
+    counts = np.sum([each.image_count() for each in training], axis=0)
+    num_images = sum(int((np.diff(ends, prepend=0) > 0).sum()) for _, ends in packed)
+    shown = ClassFrequency(counts, num_images)
+    names = training[0].category_names or training[0].cat_ids
+    told = set()
+    for module, frequency in _frequencies(model):
+        if (
+            frequency.num_classes != len(counts)
+            or frequency.source in told
+            or not module.needs_tail
+        ):
+            continue
+        told.add(frequency.source)
+        differ = np.flatnonzero(shown.tail(module.lambda_) != module.tail.cpu().numpy())
+        if len(differ):
+            first = differ[0]
+            runner.logger.warning(
+                f"{type(module).__name__}: {len(differ)} of {len(counts)} categories are in the "
+                f"tail by class_freq={frequency.source!r} and not by the images that are trained "
+                f"on, or the other way round. The first is {names[first]!r}: {counts[first]} "
+                f"images are trained on, class_freq says {frequency.image_count[first]}. If "
+                f"class_freq is not meant so, give it the annotation file that is trained on"
+            )

@@ -1,0 +1,218 @@
+"""Checkpoints that survive a kill at any moment, and the choice of the one to resume from."""
+
+from __future__ import annotations
+
+import os
+import os.path as osp
+import re
+import zipfile
+from collections.abc import Iterable
+
+from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.fileio import get_file_backend, register_backend
+from mmengine.fileio.backends import LocalBackend
+from mmengine.hooks import CheckpointHook, EMAHook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from ..utils import open_atomically, write_atomically
+from .norm_statistics import average_norm_statistics
+from .resumable_loop import ResumableIterBasedTrainLoop
+
+
+class AtomicLocalBackend(LocalBackend):
+    """Local files that are never half-written, not even when the machine goes down."""
+
+    def put(self, obj: bytes | memoryview, filepath: str | os.PathLike) -> None:
+        """Write a file beside its place, have it on the disk, and rename it."""
+        with open_atomically(filepath) as file:
+            file.write(obj)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+register_backend("atomic_local", AtomicLocalBackend)
+
+#: What ``open_atomically`` calls the files of this hook and of the loop until they are complete.
+_TEMPORARY = r"\.(.+\.pth|last_checkpoint|unfinished_validation)\.[a-z0-9_]{8}"
+
+
+@HOOKS.register_module()
+class ResumableCheckpointHook(CheckpointHook):
+    """MMEngine's hook, but nothing is lost if the training is killed at any moment.
+
+    - A checkpoint is written beside its place and renamed, and only then an older one is deleted.
+      What a killed process left beside is removed at the next start.
+    - A resume without a path takes the newest checkpoint that is whole, and warns of those that are
+      not.
+    - The statistics of norm layers of all processes are brought together before a checkpoint is
+      written and before a validation, so that the model validated is the model saved.
+    - With :class:`ResumableIterBasedTrainLoop`, a checkpoint holds the random states of all
+      processes.
+
+    Args:
+        *args: Those of :class:`mmengine.hooks.CheckpointHook`.
+        **kwargs: The same.
+    """
+
+    backend_args: dict | None
+
+    def before_run(self, runner: Runner) -> None:
+        """Choose the checkpoint to resume from, before MMEngine loads it."""
+        if not runner._resume or "://" in (runner._load_from or self.out_dir or ""):
+            return
+        # Process 0 reads the files, and all do as it does.
+        chosen: list = [None, None]
+        if is_main_process():
+            try:
+                if runner._load_from is None:
+                    chosen[0] = self._newest_whole(runner)
+                else:
+                    chosen[0] = runner._load_from
+                    self._check(runner, runner._load_from)
+            except RuntimeError as error:
+                chosen[1] = str(error)
+        broadcast_object_list(chosen)
+        if chosen[1] is not None:
+            raise RuntimeError(chosen[1])
+        runner._load_from = chosen[0]
+
+    def before_train(self, runner: Runner) -> None:
+        """Prepare the folder of the checkpoints."""
+        folder = self._folder(runner)
+        if self.backend_args is None and type(get_file_backend(folder)) is LocalBackend:
+            self.backend_args = {"backend": "atomic_local"}
+            if is_main_process():
+                _remove_temporaries({folder, runner.work_dir})
+        super().before_train(runner)
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Have all processes validate the same model."""
+        _average_statistics(runner)
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        """In all processes: save, then delete what is too old. MMEngine deletes first."""
+        _average_statistics(runner)
+        if isinstance(runner.train_loop, ResumableIterBasedTrainLoop):
+            runner.train_loop.keep_states(meta["iter"])
+        outdated = []
+        if self.max_keep_ckpts > 0:
+            ids = list(self.keep_ckpt_ids)
+            if step not in ids[-1:]:
+                ids.append(step)
+            # The checkpoint names what is deleted after it is written: if that does not happen, a
+            # resume does it.
+            runner.message_hub.update_info("keep_ckpt_ids", ids)
+            outdated, ids = ids[: -self.max_keep_ckpts], ids[-self.max_keep_ckpts :]
+            self.keep_ckpt_ids.clear()
+            self.keep_ckpt_ids.extend(ids)
+        name = self.filename_tmpl.format(step)
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info("last_ckpt", self.last_ckpt)
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        if is_main_process():
+            write_atomically(osp.join(runner.work_dir, "last_checkpoint"), self.last_ckpt)
+            for old in outdated:
+                path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old))
+                if self.file_backend.isfile(path):
+                    self.file_backend.remove(path)
+
+    def _folder(self, runner: Runner) -> str:
+        """Where the checkpoints are; MMEngine finds out in ``before_train`` only."""
+        if self.out_dir is None or self.out_dir == runner.work_dir:
+            return runner.work_dir
+        return osp.join(self.out_dir, osp.basename(runner.work_dir.rstrip(osp.sep)))
+
+    def _in_order(self, runner: Runner) -> list[str]:
+        """The checkpoints of this training, the newest first."""
+        folder = self._folder(runner)
+        pattern = re.compile(re.escape(self.filename_tmpl).replace(r"\{\}", r"(\d+)"))
+        steps = {}
+        for name in os.listdir(folder) if osp.isdir(folder) else []:
+            if match := pattern.fullmatch(name):
+                steps[osp.join(folder, name)] = int(match[1])
+        paths = sorted(steps, key=steps.__getitem__, reverse=True)
+        last = _read(osp.join(runner.work_dir, "last_checkpoint"))
+        if last:  # files with higher numbers are of an earlier training in the same folder
+            if not osp.isfile(last):  # the folder was moved
+                last = osp.join(folder, osp.basename(last))
+            match = pattern.fullmatch(osp.basename(last))
+            step = int(match[1]) if match else float("inf")
+            paths = [last, *(path for path in paths if steps[path] < step)]
+        return paths
+
+    def _newest_whole(self, runner: Runner) -> str | None:
+        """The newest checkpoint that is not damaged; None if there is no checkpoint at all."""
+        reasons: list[str] = []
+        for path in self._in_order(runner):
+            reason = damage(path)
+            if reason is None:
+                if reasons:
+                    runner.logger.warning(f"{'; '.join(reasons)}. The training goes on from {path}")
+                return path
+            reasons.append(f"{path} is damaged ({reason})")
+        if reasons:
+            raise RuntimeError(
+                f"cannot resume: {'; '.join(reasons)}, and there is no other checkpoint. Without "
+                f"--resume, the training starts from the beginning"
+            )
+        return None
+
+    def _check(self, runner: Runner, path: str) -> None:
+        """Refuse a checkpoint that is damaged, and name the newest that is not."""
+        if not osp.isfile(path) or (reason := damage(path)) is None:
+            return
+        others = [
+            other
+            for other in self._in_order(runner)
+            if not (osp.exists(other) and osp.samefile(other, path)) and damage(other) is None
+        ]
+        remedy = f"The newest whole one is {others[0]}" if others else "There is no other one"
+        raise RuntimeError(f"cannot resume: {path} is damaged ({reason}). {remedy}")
+
+
+def damage(path: str) -> str | None:
+    """What is wrong with a checkpoint file; None if it is whole.
+
+    torch.load notices a file that is cut off, but not one with other bytes. Here the file's own
+    checksums are compared.
+    """
+    try:
+        with open(path, "rb") as file:
+            if file.read(2) == b"\x80\x02":  # as torch wrote before 1.6, without checksums
+                return None
+        with zipfile.ZipFile(path) as archive:
+            part = archive.testzip()
+        return None if part is None else f"the checksum of {part} in it is wrong"
+    except (OSError, zipfile.BadZipFile, EOFError) as error:
+        return str(error)
+
+
+def _average_statistics(runner: Runner) -> None:
+    averaged = [hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook)]
+    average_norm_statistics([runner.model, *averaged])
+
+
+def _read(path: str) -> str:
+    if not osp.isfile(path):
+        return ""
+    with open(path) as file:
+        return file.read().strip()
+
+
+def _remove_temporaries(folders: Iterable[str]) -> None:
+    """Remove what a killed process left where ``open_atomically`` writes."""
+    for folder in folders:
+        for name in os.listdir(folder) if osp.isdir(folder) else []:
+            if re.fullmatch(_TEMPORARY, name):
+                os.unlink(osp.join(folder, name))

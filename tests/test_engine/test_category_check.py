@@ -1,0 +1,321 @@
+"""The comparison of all lists of categories at the start of a run, in runs of a toy model."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from mmdet.datasets import LVISV05Dataset, LVISV1Dataset
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from torch import nn
+
+import mmdet_droploss
+from mmdet_droploss.annotations.names import Categories, difference, repeated_name
+from mmdet_droploss.engine import CategoryCheckHook, prepare_run
+from mmdet_droploss.models.losses import DropLoss
+
+NAMES = ("ant", "bee", "cicada")
+
+
+@pytest.fixture(autouse=True)
+def _quiet(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMDET_DROPLOSS_CACHE", str(tmp_path / "cache"))
+    MMLogger.get_instance("test", logger_name="test", log_level="INFO")
+
+
+def write(folder, name, names=NAMES, ids=None, num_images=3):
+    ids = ids or range(1, len(names) + 1)
+    image = {"width": 20, "height": 10}
+    content = {
+        "images": [{"id": i, "file_name": f"{i}.png", **image} for i in range(num_images)],
+        "annotations": [
+            {
+                "id": index,
+                "image_id": index % num_images,
+                "category_id": category,
+                "bbox": [1, 1, 5, 5],
+                "area": 25,
+                "segmentation": [[1, 1, 6, 1, 6, 6]],
+            }
+            for index, category in enumerate(list(ids) * num_images)
+        ],
+        "categories": [
+            {"id": i, **({} if name is None else {"name": name})}
+            for i, name in zip(ids, names, strict=True)
+        ],
+    }
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(content))
+    return str(path)
+
+
+class Toy(BaseModel):
+    """Counts the batches that it is trained on; its loss holds class_freq."""
+
+    def __init__(self, num_classes=3, class_freq=None, lambda_=None):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.bbox_head = nn.Module()
+        self.bbox_head.num_classes = num_classes
+        self.bbox_head.loss_cls = DropLoss(num_classes, class_freq, lambda_=lambda_)
+        self.seen = 0
+
+    def forward(self, *args, mode="loss", **kwargs):
+        if mode != "loss":
+            return []
+        self.seen += 1
+        return {"loss": self.weight.sum()}
+
+
+def data_set(path, kind="FastCocoDataset", names=NAMES, **more):
+    config = dict(
+        type=f"mmdet.{kind}", ann_file=path, data_prefix=dict(img=""), pipeline=[], **more
+    )
+    if names is not None:
+        config["metainfo"] = dict(classes=names)
+    return config
+
+
+def loader(config, **more):
+    sampler = dict(type="DefaultSampler", shuffle=False)
+    return dict(batch_size=1, num_workers=0, dataset=config, sampler=sampler, **more)
+
+
+def run(tmp_path, train, val=None, evaluator=None, model=None, check=None, cfg=None):
+    """Train for an iteration; returns the number of batches seen."""
+    model = model or Toy()
+    options = {}
+    if val is not None:
+        options = dict(
+            val_dataloader=loader(val),
+            val_cfg=dict(),
+            val_evaluator=dict(type="mmdet.FastLVISMetric", metric="bbox", **evaluator),
+        )
+    runner = Runner(
+        model,
+        work_dir=str(tmp_path / "work"),
+        train_dataloader=loader(train),
+        train_cfg=dict(by_epoch=False, max_iters=1, val_begin=9),
+        optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)),
+        custom_hooks=[CategoryCheckHook(check)],
+        default_hooks=dict(logger=None, checkpoint=None),
+        default_scope="mmdet",
+        experiment_name=tmp_path.name,
+        cfg=Config(cfg or {}),
+        **options,
+    )
+    try:
+        runner.train()
+    except ValueError:
+        assert model.seen == 0, "before the first iteration"
+        raise
+    return model.seen
+
+
+def log_of(tmp_path):
+    """What the runs wrote into their log files."""
+    return "".join(file.read_text() for file in (tmp_path / "work").rglob("*.log"))
+
+
+def test_what_agrees_is_trained_on(tmp_path):
+    train, val = write(tmp_path, "train"), write(tmp_path, "val", ids=(9, 4, 5))
+    model = Toy(class_freq=train)
+    assert run(tmp_path, data_set(train), data_set(val), dict(ann_file=val), model) == 1
+
+
+@pytest.mark.parametrize(
+    "names, message",
+    [
+        (("bee", "ant", "cicada"), "number 0 .*'ant' in .*train.*, but 'bee' in .*another order"),
+        (("ant", "cicada"), "number 1 .*'bee' in .*'cicada' in .*3 categories"),
+        (("ant", "bee"), "has 3 categories, but .* has 2: .*number 2 .*'cicada'"),
+        (("ant", "Bee", "cicada"), "'bee' .*'Bee' .*only in upper and lower case"),
+        (("ant", "bee ", "cicada"), "'bee' .*'bee ' .*only in blanks"),
+        (("\ufeffant", "bee", "cicada"), "only in a byte order mark"),
+        (("ant", "wasp", "cicada"), "'bee' in .*'wasp' in"),
+    ],
+)
+def test_another_validation_file_is_refused_whatever_the_loss(tmp_path, names, message):
+    train, val = write(tmp_path, "train"), write(tmp_path, "val", names)
+    with pytest.raises(ValueError, match=message) as caught:
+        run(tmp_path, data_set(train), data_set(val, names=names), dict(ann_file=val))
+    assert "check_classes=False" in str(caught.value) and val in str(caught.value)
+    assert run(tmp_path, data_set(train), data_set(val), dict(ann_file=val), check=False) == 1
+    assert "check_classes=False lets the run go on" in log_of(tmp_path)
+
+
+def test_a_line_in_the_config_makes_it_a_warning(tmp_path):
+    train = write(tmp_path, "train")
+    other = data_set(train, names=NAMES[::-1])
+    with pytest.raises(ValueError, match="'cicada' in metainfo"):
+        run(tmp_path, other)
+    assert run(tmp_path, other, cfg=dict(check_classes=False)) == 1
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_names_behind_class_freq_are_compared(tmp_path, small):
+    train, other = write(tmp_path, "train"), write(tmp_path, "other", NAMES[::-1])
+    if small:
+        frequency = mmdet_droploss.annotations.load_class_frequency(other)
+        other = tmp_path / "small.json"
+        other.write_text(frequency.to_json())
+    with pytest.raises(ValueError, match="'ant' in .*'cicada' in class_freq=.* of DropLoss"):
+        run(tmp_path, data_set(train), model=Toy(class_freq=str(other)))
+
+
+def test_each_part_of_a_wrapped_data_set_is_compared(tmp_path):
+    train, other = write(tmp_path, "train"), write(tmp_path, "other", NAMES[::-1])
+    for inner in (other, train):
+        parts = [data_set(train), data_set(inner)]
+        both = dict(type="ConcatDataset", datasets=parts, ignore_keys=["classes"])
+        wrapped = dict(type="RepeatDataset", times=2, dataset=both)
+        if inner == train:
+            assert run(tmp_path, wrapped) == 1
+        else:
+            with pytest.raises(ValueError, match="other.json"):
+                run(tmp_path, wrapped)
+
+
+@pytest.mark.parametrize(
+    "names, message",
+    [
+        (("ant", "cicada"), None),
+        (("cicada", "ant"), "'ant' in .*'cicada' in metainfo"),
+        (("ant", "cikada"), "has 1 categories, but metainfo.* has 2"),
+    ],
+)
+def test_mmdets_data_set_takes_the_files_order(tmp_path, names, message):
+    """On a subset, its labels follow the file, whatever the order of ``classes``."""
+    train = write(tmp_path, "train")
+    config = data_set(train, "CocoDataset", names)
+    if message is None:
+        assert run(tmp_path, config, model=Toy(2)) == 1
+    else:
+        with pytest.raises(ValueError, match=message):
+            run(tmp_path, config, model=Toy(2))
+
+
+def test_num_classes_of_a_head_is_compared(tmp_path):
+    with pytest.raises(ValueError, match="num_classes of model.bbox_head is 4"):
+        run(tmp_path, data_set(write(tmp_path, "train")), model=Toy(4))
+
+
+def test_two_categories_of_one_name_are_refused(tmp_path):
+    names = ("ant", "bee", "ant")
+    with pytest.raises(ValueError, match="two categories with the name 'ant': number 0 and num"):
+        run(tmp_path, data_set(write(tmp_path, "train", names), names=names))
+
+
+def test_files_without_names_are_compared_by_what_they_have(tmp_path):
+    nameless = write(tmp_path, "train", (None,) * 3)
+    assert run(tmp_path, data_set(nameless)) == 1
+    with pytest.raises(ValueError, match="has 3 categories, but metainfo.* has 2"):
+        run(tmp_path, data_set(nameless, names=NAMES[:2]))
+
+
+def test_another_tail_than_the_images_show_is_said(tmp_path):
+    train = write(tmp_path, "train", num_images=8)
+    run(tmp_path, data_set(train), model=Toy(class_freq=train))
+    assert "class_freq says" not in log_of(tmp_path)
+    assert run(tmp_path, data_set(train), model=Toy(class_freq=[500, 2, 2])) == 1
+    assert "1 of 3 categories" in log_of(tmp_path)
+    assert "first is 'ant': 8 images are trained on, class_freq says 500" in log_of(tmp_path)
+
+
+# ---------------------------------------------------------------- several processes
+
+
+def _worker(rank, folder, train, val):
+    os.chdir(folder)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    wrapper = dict(model_wrapper_cfg=dict(type="CPUDistributedDataParallel"))
+    data = data_set(train), data_set(val), dict(ann_file=val)
+    try:
+        said = f"batches: {run(Path(folder), *data, cfg=wrapper)}"
+    except ValueError as error:
+        said = str(error)
+    Path(folder, f"{rank}.txt").write_text(said)
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    "names, words", [(NAMES, "batches: 1"), (NAMES[::-1], "'ant' in ")], ids=["agree", "differ"]
+)
+def test_both_of_two_processes_end(tmp_path, names, words):
+    """With the error or after the training; none waits for the other."""
+    train, val = write(tmp_path, "train"), write(tmp_path, "val", names)
+    started = mp.start_processes(
+        _worker,
+        args=(str(tmp_path), train, val),
+        nprocs=2,
+        join=False,
+        start_method="fork",  # starting Python anew would take seconds
+    )
+    end = time.monotonic() + 60
+    try:
+        while not started.join(timeout=1):
+            assert time.monotonic() < end, "a process waits"
+    finally:
+        for process in started.processes:
+            process.kill()
+    said = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
+    assert said[0] == said[1] and words in said[0]
+
+
+# ---------------------------------------------------------------- LVIS
+
+
+@pytest.mark.parametrize(
+    "cls, version, misspelt", [(LVISV05Dataset, "v0.5", 669), (LVISV1Dataset, "v1", 655)]
+)
+def test_lvis_passes(cls, version, misspelt):
+    """Its files misspell a name that MMDetection spells right."""
+    classes = list(cls.METAINFO["classes"])
+    ids = tuple(range(1, len(classes) + 1))
+    assert classes[misspelt - 1] == "speaker_(stereo_equipment)"
+    of_file = [*classes]
+    of_file[misspelt - 1] = "speaker_(stero_equipment)"
+    file = Categories("file", len(ids), tuple(of_file), ids)
+    bundled = mmdet_droploss.annotations.load_class_frequency(f"lvis_{version}")
+    counted = Categories("class_freq", bundled.num_classes, bundled.classes, bundled.category_ids)
+    assert difference(file, Categories("metainfo", len(ids), tuple(classes))) is None
+    assert difference(file, counted) is None
+    assert repeated_name(file) is None
+    turned = Categories("file", len(ids), tuple(of_file), (2, 1, *ids[2:]))
+    assert "has the id 2 in file, but 1 in class_freq" in difference(turned, counted)
+
+
+# ---------------------------------------------------------------- where the hook comes from
+
+
+def test_prepare_run_adds_the_hook_once():
+    for hooks in ([], [dict(type="CheckpointShapeHook")], [dict(type="CategoryCheckHook")]):
+        cfg = Config(dict(custom_hooks=hooks))
+        prepare_run(cfg, "none")
+        assert [hook.type for hook in cfg.custom_hooks].count("CategoryCheckHook") == 1
+    cfg = Config(dict())
+    prepare_run(cfg, "none")
+    assert [hook.type for hook in cfg.custom_hooks] == ["CategoryCheckHook"]
+
+
+def test_a_checkpoint_of_other_names_is_not_tested():
+    hook = CategoryCheckHook()
+    hook._reference = Categories("ann_file='test.json'", 2, ("ant", "bee"))
+    runner = SimpleNamespace(_train_loop=None, cfg=Config(dict()))
+    for names in (("ant", "bee"), ["ant", "bee"]):
+        hook.after_load_checkpoint(runner, dict(meta=dict(dataset_meta=dict(classes=names))))
+    hook.after_load_checkpoint(runner, dict(state_dict={}))
+    with pytest.raises(ValueError, match="'ant' in ann_file='test.json', but 'bee' in the checkp"):
+        hook.after_load_checkpoint(
+            runner, dict(meta=dict(dataset_meta=dict(classes=("bee", "ant"))))
+        )
