@@ -7,11 +7,13 @@ default_hooks = dict(
     # Iterations count here, not epochs: without this, validation would be logged under step 0.
     logger=dict(type="LoggerHook", interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type="ParamSchedulerHook"),
-    checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=5000, max_keep_ckpts=2),
+    checkpoint=dict(
+        type="ResumableCheckpointHook", by_epoch=False, interval=5000, max_keep_ckpts=2
+    ),
     sampler_seed=dict(type="DistSamplerSeedHook"),
     visualization=dict(type="DetVisualizationHook"),
 )
-custom_hooks = [dict(type="CheckpointShapeHook")]
+custom_hooks = [dict(type="CheckpointShapeHook"), dict(type="CategoryCheckHook")]
 
 env_cfg = dict(
     cudnn_benchmark=False,

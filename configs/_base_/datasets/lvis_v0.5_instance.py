@@ -35,6 +35,24 @@ test_pipeline = [
     ),
 ]
 
+# For tools/test.py --tta: MMDetection's scales, which are the ends and the middle of Detectron2's
+# nine, each as it is and mirrored. The first view is the test pipeline's.
+tta_pipeline = [
+    dict(type="LoadImageFromFile", backend_args=backend_args),
+    dict(
+        type="TestTimeAug",
+        transforms=[
+            [
+                dict(type="Resize", scale=scale, keep_ratio=True)
+                for scale in [(1333, 800), (666, 400), (2000, 1200)]
+            ],
+            [dict(type="RandomFlip", prob=0.0), dict(type="RandomFlip", prob=1.0)],
+            [dict(type="LoadAnnotations", with_bbox=True, with_mask=True)],
+            [dict(type="PackDetInputs")],
+        ],
+    ),
+]
+
 train_dataloader = dict(
     batch_size=2,
     num_workers=2,
@@ -70,8 +88,9 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 
 # Repeat factor sampling, for leaves that say `train_dataloader = dict(sampler=_base_.rfs_sampler)`.
-# LVIS's own threshold is 1e-3; the released configs of EQL and DropLoss have 5e-4.
-rfs_sampler = dict(_delete_=True, type="RepeatFactorSampler", threshold=5e-4, infinite=True)
+# LVIS's own threshold is 1e-3; the released configs of EQL and DropLoss have 5e-4. Every key of the
+# sampler above is here as well, so that nothing has to be deleted.
+rfs_sampler = dict(type="RepeatFactorSampler", threshold=5e-4, infinite=True, shuffle=True)
 
 val_evaluator = dict(
     type="FastLVISMetric",

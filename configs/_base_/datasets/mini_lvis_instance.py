@@ -31,6 +31,14 @@ test_pipeline = [
     ),
 ]
 
+# Scales only: a detector that has never seen a mirrored glyph takes it for another one.
+load, views = _base_.tta_pipeline
+scales, flips, *rest = views["transforms"]
+scales = [dict(type="Resize", scale=(edge, edge), keep_ratio=True) for edge in (160, 128, 192)]
+# MMDetection's model asks each view whether it is mirrored.
+tta_pipeline = [load, dict(type="TestTimeAug", transforms=[scales, flips[:1], *rest])]
+del load, views, scales, flips, rest
+
 train_dataloader = dict(
     batch_size=4,
     num_workers=1,

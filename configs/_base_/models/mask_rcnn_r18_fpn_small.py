@@ -23,10 +23,7 @@ model = dict(
         anchor_generator=dict(scales=[6], strides=[4, 8, 16, 32]),
     ),
     roi_head=dict(
-        # MMDetection's extractors: on such small maps FastRoIExtractor gains less, and by its
-        # rounding every number of docs/mini_lvis.md would be another one.
         bbox_roi_extractor=dict(
-            type="SingleRoIExtractor",
             roi_layer=dict(sampling_ratio=1),
             out_channels=64,
             featmap_strides=[4, 8, 16],
@@ -35,7 +32,6 @@ model = dict(
         # scratch, and it is by the classifier that the losses are to be compared.
         bbox_head=dict(in_channels=64, fc_out_channels=256, reg_class_agnostic=True),
         mask_roi_extractor=dict(
-            type="SingleRoIExtractor",
             roi_layer=dict(sampling_ratio=1),
             out_channels=64,
             featmap_strides=[4, 8, 16],
@@ -49,3 +45,4 @@ model = dict(
     # 60: a category whose scores are suppressed loses its place.
     test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=200), rcnn=dict(max_per_img=15)),
 )
+tta_model = dict(tta_cfg=dict(max_per_img=15))

@@ -135,6 +135,11 @@ model = dict(
         ),
     ),
 )
+# For tools/test.py --tta: the boxes of all views are merged as those of one are.
+tta_model = dict(
+    type="DetTTAModel",
+    tta_cfg=dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=300),
+)
 # For leaves that say `model = dict(backbone=_base_.r101)`.
 r101 = dict(depth=101, init_cfg=dict(checkpoint="open-mmlab://detectron2/resnet101_caffe"))
 # For leaves that say `model = _base_.r50_torchvision`: weights that were trained on RGB images and

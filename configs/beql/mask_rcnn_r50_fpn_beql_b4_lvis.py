@@ -1,2 +1,0 @@
-_base_ = "../sigmoid/mask_rcnn_r50_fpn_sigmoid_lvis.py"
-model = dict(roi_head=dict(bbox_head=dict(loss_cls=dict(type="BEQL", log_base=4))))

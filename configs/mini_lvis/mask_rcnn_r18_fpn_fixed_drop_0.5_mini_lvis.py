@@ -1,0 +1,2 @@
+_base_ = "./mask_rcnn_r18_fpn_sigmoid_mini_lvis.py"
+model = dict(roi_head=dict(bbox_head=dict(loss_cls=dict(type="FixedDropLoss", drop_ratio=0.5))))
