@@ -61,6 +61,7 @@ class BuildInTemporaryFolder(build):
     _folder = None
 
     def initialize_options(self):
+        """Choose a folder to build in."""
         super().initialize_options()
         cls = type(self)
         if cls._folder is None:
@@ -73,6 +74,7 @@ class BuildPyWithMimFiles(build_py):
     """Put configs, tools and the model index where mim finds them."""
 
     def run(self):
+        """Build, then put the files there."""
         super().run()
         if self.editable_mode:
             target_root, put = ROOT / MIM_DIR, replace_by_link
@@ -94,6 +96,7 @@ class EditableWheelThatMimFinds(editable_wheel):
     """
 
     def run(self):
+        """Give pip what it does not make by itself, then build."""
         if self.dist_info_dir is None:  # pip makes it before it calls this, other tools may not
             dist_info = self.reinitialize_command("dist_info")
             dist_info.output_dir = self.dist_dir

@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -233,7 +234,7 @@ def make_parser(documentation: str) -> argparse.ArgumentParser:
     Args:
         documentation: What the benchmark measures, and after a line ``examples:`` how to call it.
     """
-    description, examples = documentation.split("examples:\n")
+    description, examples = re.split(r"[Ee]xamples:\n", documentation, maxsplit=1)
     parser = argparse.ArgumentParser(
         description=description,
         epilog=f"examples:\n{examples}",

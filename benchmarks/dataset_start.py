@@ -14,7 +14,7 @@ are mapped from the cache are counted. mmdet's are one process's times --ranks a
 
 The annotation file is in the page cache by the time that the first start is measured.
 
-examples:
+Examples:
   python benchmarks/dataset_start.py                        # LVIS v1's size, 10 min on 2 cores
   python benchmarks/dataset_start.py --train-images 10000   # about a minute
   python benchmarks/dataset_start.py --train-images 10000 --ranks 4 --peer-ranks 4
@@ -71,7 +71,6 @@ def build(kind: str, ann_file: str) -> Any:
 def import_all() -> None:
     """What every training imports, whatever its data set."""
     import lvis  # noqa: F401
-    import mmdet.datasets  # noqa: F401
 
     import mmdet_droploss  # noqa: F401
 

@@ -1,9 +1,11 @@
-"""A whole image, from pixels to run-length encoded masks: this package's heads against mmdet's.
+r"""A whole image, from pixels to run-length encoded masks: this package's heads against mmdet's.
 
 Mask R-CNN and Cascade Mask R-CNN of the configs here, with LVIS v1's 1203 categories, the config's
 score threshold and 300 detections, on random pixels or --image. The peer is the same model with
 mmdet's heads (Shared2FCBBoxHead, FCNMaskHead, CascadeRoIHead), mmcv's RoIAlign and the same
-weights. Without --checkpoint the weights are random, and the classifier's scores lie around 0.007,
+weights. mmdet has no head for Detectron2's cascade, which the paper's configs build: there the peer
+has mmdet's mask head and post-processing. MMDetection's cascade has LVIS v0.5's 1230 categories.
+Without --checkpoint the weights are random, and the classifier's scores lie around 0.007,
 as before a training; with --mean-logit -11 some thousand of a million are above the threshold, as
 after one. In between are this package's heads with mmcv's RoIAlign, as they are on a GPU. "bbox"
 and "mask" are the parts of the RoI head, "encode" is the run-length encoding, which all share.
@@ -13,11 +15,12 @@ one pixel in 10,000, where a value next to the threshold is rounded otherwise; e
 1. This package's RoIAlign rounds otherwise (by some 1e-7), so among nearly equal scores others may
 get into the first 300: the share of detections in common is printed.
 
-examples:
-  python benchmarks/inference.py                                    # 5 minutes on 2 cores
+Examples:
+  python benchmarks/inference.py                                    # 10 minutes on 2 cores
   python benchmarks/inference.py --size 200 272 --repeats 1
-  python benchmarks/inference.py --configs configs/mini_lvis/mask_rcnn_r18_fpn_mini_lvis.py \\
-      --checkpoint work_dirs/quickstart/droploss/iter_800.pth --size 160 160 \\
+  python benchmarks/inference.py --size 160 160 \
+      --configs configs/mini_lvis/mask_rcnn_r18_fpn_droploss_mini_lvis.py \
+      --checkpoint work_dirs/quickstart/droploss/iter_800.pth \
       --image data/mini_lvis/val2017/000000000001.jpg
 """
 
@@ -47,6 +50,7 @@ from common import (
 CONFIGS = (
     "configs/droploss/mask_rcnn_r50_fpn_lvis_v1.py",
     "configs/droploss/cascade_mask_rcnn_r50_fpn_lvis_v1.py",
+    "configs/droploss/cascade_mask_rcnn_mmdet_r50_fpn_lvis.py",
 )
 PARTS = ("backbone", "rpn", "bbox", "mask", "encode")
 
@@ -82,19 +86,35 @@ def with_parts_of_mmdet(model: object, heads: bool) -> object:
     Parameters are theirs in any case.
     """
     import mmcv.ops
+    from mmdet.models.layers import multiclass_nms
     from mmdet.models.roi_heads import CascadeRoIHead, FCNMaskHead, Shared2FCBBoxHead
+    from mmengine.structures import InstanceData
 
     from mmdet_droploss.models import (
+        Detectron2CascadeRoIHead,
         LargeVocabBBoxHead,
         LargeVocabCascadeRoIHead,
         LargeVocabMaskHead,
     )
     from mmdet_droploss.models.roi_heads.roi_extractor import RoIAlign
 
+    class MMDetPostProcessing(LargeVocabBBoxHead):
+        """All boxes through mmdet's NMS, with scores that are not the head's own."""
+
+        def predict_from_scores(
+            self, roi: object, scores: object, deltas: object, meta: dict, rescale: bool, cfg: dict
+        ) -> InstanceData:
+            every = super().predict_from_scores(roi, scores, deltas, meta, rescale, None)
+            boxes, labels = multiclass_nms(
+                every.bboxes, every.scores, cfg.score_thr, cfg.nms, cfg.max_per_img
+            )
+            return InstanceData(bboxes=boxes[:, :4], scores=boxes[:, 4], labels=labels)
+
     kinds = {RoIAlign: mmcv.ops.RoIAlign}
     if heads:
+        mean_scores = isinstance(model.roi_head, Detectron2CascadeRoIHead)
         kinds |= {
-            LargeVocabBBoxHead: Shared2FCBBoxHead,
+            LargeVocabBBoxHead: MMDetPostProcessing if mean_scores else Shared2FCBBoxHead,
             LargeVocabMaskHead: FCNMaskHead,
             LargeVocabCascadeRoIHead: CascadeRoIHead,
         }
@@ -200,7 +220,7 @@ def main() -> None:
         nargs="+",
         default=[ROOT / config for config in CONFIGS],
         metavar="FILE",
-        help="of Mask R-CNNs (two of configs/droploss)",
+        help="of Mask R-CNNs (three of configs/droploss)",
     )
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights for the configs")
     parser.add_argument(

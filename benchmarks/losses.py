@@ -2,9 +2,8 @@
 
 Every loss is called as a bbox head calls it, with a quarter of the proposals foreground, LVIS v1's
 frequencies (--categories repeats or cuts them), and labels drawn by them. "BCE" is torch's
-binary_cross_entropy_with_logits with ready-made dense targets; "plain" is the same loss by the
-equations, one operation after another. All take turns, --repeats times; what is printed are medians
-and the middle half of the times.
+binary_cross_entropy_with_logits with ready-made dense targets. All take turns, --repeats times;
+what is printed are medians and the middle half of the times.
 
 "Extra memory" is what forward and backward take at their peak beyond what was there before, the
 gradient included, divided by the size of the logits. "Operations" are the calls that work on values
@@ -14,7 +13,7 @@ the program would have to wait for a GPU. They are counted without one; BCE's, w
 dispatcher takes for one, by torch.profiler. --compile counts the kernels that torch.compile makes
 of forward and backward, all of them, here for the CPU; it needs a C++ compiler and some minutes.
 
-examples:
+Examples:
   python benchmarks/losses.py                                      # 1024 x 1203, and how it grows
   python benchmarks/losses.py --proposals 512 --categories 1230 --no-growth
   python benchmarks/losses.py --compile --no-growth
@@ -54,7 +53,7 @@ class Setting:
     def __init__(self, proposals: int, categories: int, device: str) -> None:
         import torch
 
-        from mmdet_droploss.datasets import load_class_frequency
+        from mmdet_droploss.annotations import load_class_frequency
 
         self.device = device
         counts = load_class_frequency("lvis_v1").image_count.tolist()
@@ -111,19 +110,16 @@ class Setting:
                 F.binary_cross_entropy_with_logits(logits, self.targets, reduction="sum")
                 / len(logits)
             )
-        kind, _, how = name.partition(" ")
-        config = {"type": kind, "num_classes": self.shape[1]}
-        if kind in OURS:
+        config = {"type": name, "num_classes": self.shape[1]}
+        if name in OURS:
             config["class_freq"] = self.counts
-        if kind == "FixedDropLoss":
+        if name == "FixedDropLoss":
             config["drop_ratio"] = 0.5
         loss = MODELS.build(config).to(self.device)
-        if kind in OURS:
+        if name in OURS:
             loss._is_first_step = False  # in which it looks at the logits
-        if how == "plain":
-            loss.fused_options = lambda labels: None
         weights = self.logits.new_ones(len(self.logits))
-        if kind == "SeesawLoss":
+        if name == "SeesawLoss":
             return lambda logits: sum(
                 loss(logits, self.labels, weights, avg_factor=len(logits))[key]
                 for key in ("loss_cls_objectness", "loss_cls_classes")
@@ -285,7 +281,7 @@ def main_rows(args: argparse.Namespace) -> tuple[list[list[object]], dict]:
     """The table at one size."""
     shape = (args.proposals, args.categories)
     setting = Setting(*shape, args.device)
-    names = (BASE, *OURS, *(f"{name} plain" for name in OURS), *PEERS)
+    names = (BASE, *OURS, *PEERS)
     times = seconds_of({name: setting.step(name) for name in names}, args.repeats)
     rows, numbers = [], {}
     base = statistics.median(times[BASE])

@@ -13,7 +13,7 @@ the imports and the annotations that detections are drawn from, at its peak. For
 --ours-only-images, lvis-api's time and memory are on the line through the two largest of --images,
 and marked "extrapolated".
 
-examples:
+Examples:
   python benchmarks/lvis_evaluation.py                                 # 10 minutes on 2 cores
   python benchmarks/lvis_evaluation.py --images 100 200 --ours-only-images
   python benchmarks/lvis_evaluation.py --images --ours-only-images 19809
@@ -49,7 +49,7 @@ class Drawer:
     """Detections of an image: a third near its objects, the others anywhere."""
 
     def __init__(self, ann_file: str) -> None:
-        from mmdet_droploss.evaluation.ground_truth import GroundTruth
+        from mmdet_droploss.annotations.ground_truth import GroundTruth
 
         self.truth = GroundTruth(ann_file)
         self.seconds = 0.0
@@ -124,15 +124,17 @@ def evaluate_peer(ann_file: str) -> dict:
     """lvis-api, with all detections in lists."""
     from lvis import LVIS, LVISEval, LVISResults
 
-    from mmdet_droploss.evaluation.results_file import to_lvis_results
+    from mmdet_droploss.evaluation.detections import Detections
 
     np.float = float  # lvis-api 0.5.3 uses it, NumPy no longer has it
     drawer = Drawer(ann_file)
     with Measurement() as measurement, contextlib.redirect_stdout(io.StringIO()):
         results = {"bbox": [], "segm": []}
         for result in drawer:
+            sample = {"img_id": result["img_id"], "pred_instances": result}
+            found = Detections.from_sample(sample, list(results))
             for iou_type, all_of_type in results.items():
-                all_of_type += to_lvis_results(result, iou_type, drawer.truth.category_ids)
+                all_of_type += found.to_lvis_results(iou_type, drawer.truth.category_ids.tolist())
         truth = LVIS(ann_file)
         numbers = {}
         for iou_type, all_of_type in results.items():

@@ -5,7 +5,7 @@ head has them ("untrained"), or a tenth of a percent of them high and nearly all
 trained head has them ("trained"). Both heads get the same outputs, through predict_by_feat, with
 class-specific and with class-agnostic boxes, and must give the same bits, else the exit code is 1.
 
-examples:
+Examples:
   python benchmarks/post_processing.py                              # 5 minutes on 2 cores
   python benchmarks/post_processing.py --proposals 300 --categories 400 --repeats 1
   python benchmarks/post_processing.py --device cuda

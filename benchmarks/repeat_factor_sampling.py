@@ -6,7 +6,7 @@ three take turns, --repeats times, after one turn that is not counted; what is p
 The mean repeats differ: ClassBalancedDataset rounds every factor up. With few --train-images give a
 larger --threshold, else nothing is repeated: below 1 / t images no category is rare enough.
 
-examples:
+Examples:
   python benchmarks/repeat_factor_sampling.py                       # LVIS v1's size
   python benchmarks/repeat_factor_sampling.py --train-images 2000 --threshold 0.005
   python benchmarks/repeat_factor_sampling.py --ann data/lvis_v1/annotations/lvis_v1_train.json

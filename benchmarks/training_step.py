@@ -1,12 +1,14 @@
-"""A training step of Mask R-CNN R-50: DropLoss against softmax, and against mmdet's own heads.
+"""A training step of Mask R-CNN R-50: DropLoss against softmax, mmdet's own heads, and cascades.
 
 Forward and backward with LVIS v0.5's 1230 categories on random images with random objects, from the
 configs here. "mmdet's parts" are Shared2FCBBoxHead, FCNMaskHead and mmcv's RoIAlign, "loss" is the
 time in the classification loss's forward pass. All take turns with the same random numbers and, but
-for the classifier of softmax, which has one output more, the same weights: so all have the same
-proposals, on which RoIAlign's time depends more than on anything in the losses.
+for the classifier of softmax, which has one output more, the same weights: so all Mask R-CNNs have
+the same proposals, on which RoIAlign's time depends more than on anything in the losses. The
+cascades' RPN keeps 2000 of them instead of 1000; "loss" is that of all their stages. In the end it
+says what CategoryGradientHook takes of DropLoss's step (train.py --record-gradients).
 
-examples:
+Examples:
   python benchmarks/training_step.py                                # 5 minutes on 2 cores
   python benchmarks/training_step.py --size 128 160 --repeats 2
   python benchmarks/training_step.py --device cuda --size 800 1088
@@ -47,6 +49,11 @@ MODELS = {
         },
     ),
 }
+CASCADES = {
+    "DropLoss, the paper's cascade": "configs/droploss/cascade_mask_rcnn_r50_fpn_lvis.py",
+    "DropLoss, MMDetection's cascade": "configs/droploss/cascade_mask_rcnn_mmdet_r50_fpn_lvis.py",
+}
+MODELS |= {name: (path, {}) for name, path in CASCADES.items()}
 BASE = "softmax"
 IMAGES, OBJECTS = 2, 10
 
@@ -118,19 +125,23 @@ def step(model: object, batch: dict, device: str) -> tuple[float, float]:
     import torch
 
     spent = 0.0
-    loss_cls = model.roi_head.bbox_head.loss_cls
-    forward = loss_cls.forward
+    heads = model.roi_head.bbox_head
+    heads = heads if isinstance(heads, torch.nn.ModuleList) else [heads]
 
-    def timed(*args: object, **kwargs: object) -> object:
-        nonlocal spent
-        begin = time.perf_counter()
-        result = forward(*args, **kwargs)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        spent += time.perf_counter() - begin
-        return result
+    def timed(forward: object) -> object:
+        def call(*args: object, **kwargs: object) -> object:
+            nonlocal spent
+            begin = time.perf_counter()
+            result = forward(*args, **kwargs)
+            if device == "cuda":
+                torch.cuda.synchronize()
+            spent += time.perf_counter() - begin
+            return result
 
-    loss_cls.forward = timed
+        return call
+
+    for head in heads:
+        head.loss_cls.forward = timed(head.loss_cls.forward)
     torch.manual_seed(0)
     begin = time.perf_counter()
     losses = model(**batch, mode="loss")
@@ -138,7 +149,8 @@ def step(model: object, batch: dict, device: str) -> tuple[float, float]:
     if device == "cuda":
         torch.cuda.synchronize()
     seconds = time.perf_counter() - begin
-    del loss_cls.forward
+    for head in heads:
+        del head.loss_cls.forward
     model.zero_grad(set_to_none=True)
     return seconds, spent
 
@@ -155,6 +167,40 @@ def peak(model: object, batch: dict, device: str) -> int:
     with Measurement() as measurement:
         step(model, batch, device)
     return measurement.peak
+
+
+def recording(model: object, batch: dict, device: str, repeats: int) -> tuple[float, float]:
+    """Medians over some steps: seconds that CategoryGradientHook takes in one, and of the whole."""
+    import torch
+
+    from mmdet_droploss.engine.category_gradient_hook import CategorySums
+
+    class Timed(CategorySums):
+        """Knows how long it took."""
+
+        spent = 0.0
+
+        def _watch(self, *args: object) -> None:
+            self._time(super()._watch, *args)
+
+        def _add(self, *args: object) -> None:
+            self._time(super()._add, *args)
+
+        def _time(self, function: object, *args: object) -> None:
+            begin = time.perf_counter()
+            function(*args)
+            if device == "cuda":
+                torch.cuda.synchronize()
+            self.spent += time.perf_counter() - begin
+
+    sums = Timed(model.roi_head.bbox_head)
+    measured = []
+    for _ in range(repeats):
+        sums.spent = 0.0
+        seconds, _ = step(model, batch, device)
+        measured.append((sums.spent, seconds))
+    sums.remove()
+    return tuple(map(statistics.median, zip(*measured, strict=True)))
 
 
 def main() -> None:
@@ -202,12 +248,16 @@ def main() -> None:
                 human(memory),
             ]
         )
+    spent, seconds = recording(models["DropLoss"], batch, args.device, args.repeats)
     header = ["", "seconds (median)", "range", f"/ {BASE}", "loss, ms", "peak memory"]
     text = (
         f"{IMAGES} images of {size[0]} x {size[1]} on {args.device}, at most {threads} threads, "
-        f"{args.repeats} turns\n\n{table(header, rows)}"
+        f"{args.repeats} turns\n\n{table(header, rows)}\n\n"
+        f"CategoryGradientHook takes {1e3 * spent:.1f} ms of DropLoss's step, "
+        f"{100 * spent / seconds:.2f} %"
     )
-    report(args, text, {"training_step": numbers})
+    recorded = {"seconds": spent, "step": seconds}
+    report(args, text, {"training_step": numbers, "recording": recorded})
 
 
 if __name__ == "__main__":

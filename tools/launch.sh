@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by dist_train.sh and dist_test.sh.
 
 # need_file WHAT PATH: stop here, and not in each of the processes.
@@ -61,6 +62,11 @@ launch() {
         # By default torchrun finds out by the machine's name which one the endpoint is.
         [[ -z ${NODE_RANK:-} ]] || meeting+=(--rdzv_conf "is_host=$((NODE_RANK == 0))")
         [[ -z ${LOCAL_ADDR:-} ]] || meeting+=(--local_addr "$LOCAL_ADDR")
+    fi
+    if [[ $nnodes != 1 ]]; then
+        echo "torchrun: this machine (NODE_RANK=${NODE_RANK:-?} of NNODES=$nnodes) meets the others at" \
+            "${RDZV_ENDPOINT:-$addr:$port}; the run begins when all are there, and torchrun gives up" \
+            "after 10 minutes" >&2
     fi
     exec python -m torch.distributed.run --nnodes "$nnodes" --nproc_per_node "$processes" \
         "${meeting[@]}" "$@" --launcher pytorch

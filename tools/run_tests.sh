@@ -4,14 +4,19 @@ set -euo pipefail
 
 usage() {
     cat <<'EOF'
-usage: bash tools/run_tests.sh [--stack onedl] [pytest arguments]
+usage: bash tools/run_tests.sh [--stack compiled | --stack onedl] [pytest arguments]
+       bash tools/run_tests.sh --lint
 
-Runs "ruff check", "ruff format --check" and "pytest tests" with 2 processes. Arguments go to pytest:
+Lints (ruff, mypy, codespell, shellcheck, the workflows' schema), then runs "pytest tests" with 2
+processes. --lint does only the first. Arguments go to pytest:
 
   bash tools/run_tests.sh -k losses         tests with a name that matches
   bash tools/run_tests.sh -n 0 -x           one process, stop at the first failure
 
-  bash tools/run_tests.sh --stack onedl     with the maintained forks, in .venv-onedl (SETUP_VENV)
+Another environment (SETUP_VENV):
+
+  bash tools/run_tests.sh --stack compiled  mmcv's own operators, in .venv-compiled; takes a compiler
+  bash tools/run_tests.sh --stack onedl     the maintained forks of mmengine, mmcv and mmdet, in .venv-onedl
 
 The first run sets the environment up, see "bash tools/setup_env.sh --help".
 EOF
@@ -26,18 +31,43 @@ for argument in "$@"; do
     esac
 done
 
+# Every check runs, whatever the others find, so that one run says everything.
+lint() {
+    local found=0
+    check() {
+        echo "run_tests: $*"
+        "$@" || found=1
+    }
+    check ruff check .
+    check ruff format --check .
+    check mypy mmdet_droploss
+    check codespell
+    check shellcheck -x tools/*.sh tools/*/*.sh .ci/run
+    check check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+    return "$found"
+}
+
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-if [[ ${1:-} == --stack ]]; then
-    [[ ${2:-} == onedl || ${2:-} == openmmlab ]] || {
-        echo "run_tests: --stack '${2:-}', allowed are openmmlab and onedl" >&2
+extras=tests,docs # the tests build the documentation, too
+if [[ ${1:-} == --lint ]]; then
+    [[ $# == 1 ]] || {
+        echo "run_tests: --lint takes no other arguments" >&2
         exit 2
     }
-    export SETUP_STACK="$2"
-    [[ $2 == openmmlab ]] || export SETUP_VENV="${SETUP_VENV:-$PWD/.venv-onedl}"
+    extras=lint
+elif [[ ${1:-} == --stack ]]; then
+    case ${2:-} in
+        compiled) export SETUP_OPS=compiled ;;
+        onedl) export SETUP_STACK=onedl ;;
+        *)
+            echo "run_tests: --stack '${2:-}', allowed are compiled and onedl" >&2
+            exit 2
+            ;;
+    esac
+    export SETUP_VENV="${SETUP_VENV:-$PWD/.venv-$2}"
     shift 2
 fi
-# The tests build the documentation, too.
-export SETUP_EXTRAS="tests,docs${SETUP_EXTRAS:+,$SETUP_EXTRAS}"
+export SETUP_EXTRAS="$extras${SETUP_EXTRAS:+,$SETUP_EXTRAS}"
 # shellcheck source=tools/setup_env.sh
 source tools/setup_env.sh
 
@@ -45,15 +75,13 @@ source tools/setup_env.sh
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 export MPLBACKEND=Agg
 
-# The tests run even if the lint fails, so that one run says everything.
-lint=0
-python -m ruff check . || lint=1
-python -m ruff format --check . || lint=1
-
-[[ $lint == 0 ]] || echo "run_tests: ruff found something, so this run fails whatever the tests say"
+linted=0
+lint || linted=1
+[[ $extras != lint ]] || exit "$linted"
+[[ $linted == 0 ]] || echo "run_tests: the lint found something, so this run fails whatever the tests say"
 
 # Last, so that pytest's closing line is the last of the output.
 tests=0
 python -m pytest tests -n 2 --dist loadfile --durations 15 "$@" || tests=$?
 [[ $tests == 0 ]] || exit "$tests"
-exit "$lint"
+exit "$linted"

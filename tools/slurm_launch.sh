@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by slurm_train.sh and slurm_test.sh.
 
 # slurm_launch PARTITION JOB_NAME SCRIPT ARGUMENTS...: run a script under srun, one process a GPU. The

@@ -1,7 +1,6 @@
 """Test a checkpoint.
 
 Examples:
-
     python tools/test.py CONFIG work_dirs/NAME/iter_90000.pth --classwise
     bash tools/dist_test.sh CONFIG CHECKPOINT 8 --results work_dirs/NAME/val
 """
@@ -9,28 +8,22 @@ Examples:
 from __future__ import annotations
 
 import argparse
-import os
-import os.path as osp
 from collections.abc import Sequence
 
-from mmengine.config import Config, DictAction
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.config import Config
 from torch.distributed.elastic.multiprocessing.errors import record
 
 import mmdet_droploss  # noqa: F401  (checks the environment before anything slow)
-from mmdet_droploss.engine import lost_processes_explained, prepare_run
+from mmdet_droploss.engine import launched_runner, use_test_time_augmentation
+from mmdet_droploss.engine.command_line import config_from, make_parser
+from mmdet_droploss.engine.config_checks import set_in_metrics, visualization_hook
 from mmdet_droploss.evaluation.dump_results import StreamedDetResults
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("config", help="config file")
+    parser = make_parser(__doc__)
     parser.add_argument("checkpoint", help="checkpoint file")
-    parser.add_argument("--work-dir", help="where logs go; default: work_dirs/CONFIG_NAME")
     parser.add_argument("--out", metavar="FILE.pkl", help="dump the predictions as a pickle")
     parser.add_argument(
         "--results",
@@ -40,51 +33,32 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--classwise", action="store_true", help="print AP per category")
     parser.add_argument("--show", action="store_true", help="show predictions in a window")
-    parser.add_argument("--show-dir", help="save pictures of predictions here")
+    parser.add_argument(
+        "--show-dir", help="save pictures of predictions here; a path in WORK_DIR/TIME, if relative"
+    )
     parser.add_argument("--wait-time", type=float, default=2, help="seconds per shown image")
     parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="override entries of the config, e.g. model.test_cfg.rcnn.score_thr=0.0",
+        "--tta",
+        action="store_true",
+        help="test-time augmentation by the config's tta_model and tta_pipeline; boxes only",
     )
-    parser.add_argument(
-        "--launcher",
-        choices=["none", "pytorch", "slurm", "mpi"],
-        default="none",
-        help="what started the processes; dist_test.sh sets it",
-    )
-    # Older launchers pass --local_rank; torchrun sets LOCAL_RANK.
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.out is not None and not args.out.endswith((".pkl", ".pickle")):
         parser.error(f"--out must end in .pkl or .pickle, but it is {args.out!r}")
-    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     return args
 
 
 def load_config(args: argparse.Namespace) -> Config:
     """The config with the command line's changes."""
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
-    if args.work_dir is not None:
-        cfg.work_dir = args.work_dir
-    elif cfg.get("work_dir") is None:
-        cfg.work_dir = osp.join("work_dirs", osp.splitext(osp.basename(args.config))[0])
+    cfg = config_from(args, "test")
     cfg.load_from = args.checkpoint
     cfg.resume = False
-    evaluators = (
-        cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
-    )
-    for evaluator in evaluators:
-        if args.results is not None:
-            evaluator.outfile_prefix = args.results
-        if args.classwise:
-            evaluator.classwise = True
+    if args.results is not None:
+        set_in_metrics(cfg, "outfile_prefix", args.results, "--results", only_one=True)
+    if args.classwise:
+        set_in_metrics(cfg, "classwise", True, "--classwise")
     if args.show or args.show_dir:
-        hook = cfg.default_hooks.visualization
+        hook = visualization_hook(cfg)
         hook.draw = True
         if args.show:
             hook.show, hook.wait_time = True, args.wait_time
@@ -93,6 +67,8 @@ def load_config(args: argparse.Namespace) -> Config:
     # Weights for a fresh start are not needed, and may not be at hand.
     if "backbone" in cfg.model:
         cfg.model.backbone.init_cfg = None
+    if args.tta:
+        use_test_time_augmentation(cfg)
     return cfg
 
 
@@ -101,12 +77,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Test."""
     args = parse_args(argv)
     cfg = load_config(args)
-    prepare_run(cfg, args.launcher)
-    runner = Runner.from_cfg(cfg) if "runner_type" not in cfg else RUNNERS.build(cfg)
-    if args.out is not None:
-        runner.test_evaluator.metrics.append(StreamedDetResults(args.out))
-    remedy = "Start the test again."
-    with lost_processes_explained(remedy):
+    with launched_runner(cfg, args.launcher, "Start the test again.") as runner:
+        if args.out is not None:
+            runner.test_evaluator.metrics.append(StreamedDetResults(args.out))
         runner.test()
 
 

@@ -1,8 +1,7 @@
 """Train a detector.
 
 Examples:
-
-    python tools/train.py configs/mini_lvis/mask_rcnn_r18_fpn_mini_lvis.py
+    python tools/train.py configs/mini_lvis/mask_rcnn_r18_fpn_droploss_mini_lvis.py
     bash tools/dist_train.sh configs/droploss/mask_rcnn_r50_fpn_lvis.py 8
     bash tools/dist_train.sh CONFIG 4 --auto-scale-lr --amp --resume
 """
@@ -10,29 +9,21 @@ Examples:
 from __future__ import annotations
 
 import argparse
-import os
 import os.path as osp
 from collections.abc import Sequence
 
 import torch
-from mmengine.config import Config, DictAction
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.config import Config
 from torch.distributed.elastic.multiprocessing.errors import record
 
 import mmdet_droploss  # noqa: F401  (checks the environment before anything slow)
-from mmdet_droploss.engine import lost_processes_explained, prepare_run
+from mmdet_droploss.engine import launched_runner
+from mmdet_droploss.engine.command_line import config_from, make_parser
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("config", help="config file")
-    parser.add_argument(
-        "--work-dir", help="where logs and checkpoints go; default: work_dirs/CONFIG_NAME"
-    )
+    parser = make_parser(__doc__)
     parser.add_argument(
         "--amp", action="store_true", help="automatic mixed precision (float16 on GPUs)"
     )
@@ -48,35 +39,18 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="go on from the latest checkpoint in the work dir, or from the one given",
     )
     parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="override entries of the config, e.g. optim_wrapper.optimizer.lr=0.01; lists as "
-        'KEY="[a,b]"',
+        "--record-gradients",
+        type=int,
+        metavar="N",
+        help="record the gradients of each category, in stages of N iterations, for "
+        "tools/analysis_tools/gradient_figure.py",
     )
-    parser.add_argument(
-        "--launcher",
-        choices=["none", "pytorch", "slurm", "mpi"],
-        default="none",
-        help="what started the processes; dist_train.sh sets it",
-    )
-    # Older launchers pass --local_rank; torchrun sets LOCAL_RANK.
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
-    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    return args
+    return parser.parse_args(argv)
 
 
 def load_config(args: argparse.Namespace) -> Config:
     """The config with the command line's changes."""
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
-    if args.work_dir is not None:
-        cfg.work_dir = args.work_dir
-    elif cfg.get("work_dir") is None:
-        cfg.work_dir = osp.join("work_dirs", osp.splitext(osp.basename(args.config))[0])
+    cfg = config_from(args, "train")
     if args.amp:
         if not torch.cuda.is_available():
             raise RuntimeError("--amp needs a GPU: MMEngine has no mixed precision for the CPU")
@@ -88,9 +62,15 @@ def load_config(args: argparse.Namespace) -> Config:
                 f"--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in {args.config}"
             )
         cfg.auto_scale_lr.enable = True
-    if args.resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == "auto" else args.resume
+    if args.record_gradients is not None:
+        hook = dict(type="CategoryGradientHook", interval=args.record_gradients)
+        cfg.custom_hooks = [*cfg.get("custom_hooks", []), hook]
+    if args.resume == "auto":
+        # At a first start there is nothing to resume from, and the config's load_from counts.
+        if cfg.get("load_from") is None or osp.isfile(osp.join(cfg.work_dir, "last_checkpoint")):
+            cfg.resume, cfg.load_from = True, None
+    elif args.resume is not None:
+        cfg.resume, cfg.load_from = True, args.resume
     return cfg
 
 
@@ -99,12 +79,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train."""
     args = parse_args(argv)
     cfg = load_config(args)
-    prepare_run(cfg, args.launcher)
-    runner = Runner.from_cfg(cfg) if "runner_type" not in cfg else RUNNERS.build(cfg)
-    remedy = (
-        f"To go on from the last checkpoint in {runner.work_dir}, start it again with --resume."
-    )
-    with lost_processes_explained(remedy):
+    folder = osp.abspath(cfg.work_dir)
+    remedy = f"To go on from the last checkpoint in {folder}, start it again with --resume."
+    with launched_runner(cfg, args.launcher, remedy) as runner:
         runner.train()
 
 

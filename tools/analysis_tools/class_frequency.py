@@ -1,7 +1,6 @@
 """Show the long tail of a data set, and save its category frequencies as a small JSON file.
 
 Examples:
-
     # an annotation file in LVIS or COCO format, or the figures bundled with the package
     python tools/analysis_tools/class_frequency.py data/mini_lvis/annotations/lvis_v1_train.json
     python tools/analysis_tools/class_frequency.py lvis_v1
@@ -12,6 +11,9 @@ Examples:
     # a picture, and a small file that the losses read at once instead of a 1 GB annotation file:
     #   loss_cls=dict(type='DropLoss', class_freq='my_counts.json', ...)
     python tools/analysis_tools/class_frequency.py ANN.json --plot tail.png --out my_counts.json
+
+    # are all pictures there, and of the size that the annotation file says? (EXIF turns some)
+    python tools/analysis_tools/class_frequency.py ANN.json --check-images data/mine/images
 """
 
 from __future__ import annotations
@@ -26,13 +28,21 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from mmdet.datasets import LVISV05Dataset, LVISV1Dataset
+from rich.progress import track
 from terminaltables import AsciiTable
 
-from mmdet_droploss.datasets import BUNDLED, GROUP_NAMES, ClassFrequency, load_class_frequency
+from mmdet_droploss.annotations import (
+    BUNDLED,
+    GROUP_NAMES,
+    ClassFrequency,
+    check_pictures,
+    load_class_frequency,
+    read_annotation_file,
+)
 from mmdet_droploss.utils import write_atomically
 
 GROUP_RANGES = ("at most 10", "11-100", "over 100")
+MAX_NAMED = 10  # pictures that are not as they should be
 GROUP_COLOURS = ("#c2410c", "#0f766e", "#4f46e5")
 
 
@@ -63,6 +73,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, metavar="FILE.json", help="write the frequencies; class_freq takes it"
     )
+    parser.add_argument(
+        "--check-images",
+        type=Path,
+        metavar="DIR",
+        help="compare the size of every picture in DIR with the annotation file; exit status 1 if "
+        "one differs, is missing or cannot be read",
+    )
     args = parser.parse_args(argv)
     if args.top < 0:
         parser.error(f"--top must be at least 0, but it is {args.top}")
@@ -84,6 +101,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.plot is not None:
         write_atomically(args.plot, plot(frequency))
         print(f"\nwrote {args.plot}")
+    if args.check_images is not None:
+        try:
+            images = read_annotation_file(args.class_freq, require_annotations=False).images
+        except (ValueError, FileNotFoundError) as error:
+            sys.exit(f"class_frequency.py: error: --check-images needs an annotation file: {error}")
+        sys.exit(check_images(images, args.check_images))
+
+
+def check_images(images: list[dict], folder: Path) -> int:
+    """Look at all pictures, with a progress bar; returns the exit status."""
+    problems = [
+        problem
+        for problem in track(check_pictures(images, folder), "looking at pictures", len(images))
+        if problem is not None
+    ]
+    print(f"\n{len(images):,} images, {len(problems):,} with a picture that is not as it should be")
+    for problem in problems[:MAX_NAMED]:
+        print(f"  image id {problem.image_id}, {problem.path}: {problem.text}")
+    if len(problems) > MAX_NAMED:
+        print(f"  ... and {len(problems) - MAX_NAMED:,} more")
+    return 1 if problems else 0
 
 
 def load(class_freq: str) -> ClassFrequency:
@@ -92,6 +130,9 @@ def load(class_freq: str) -> ClassFrequency:
     classes = frequency.classes
     if class_freq in BUNDLED:
         # The bundled files hold figures only; MMDetection knows the names.
+        # Not before mmdet_droploss, which lets torchvision's operators stand in for mmcv's.
+        from mmdet.datasets import LVISV05Dataset, LVISV1Dataset
+
         dataset = {"lvis_v0.5": LVISV05Dataset, "lvis_v1": LVISV1Dataset}[class_freq]
         classes = tuple(dataset.METAINFO["classes"])
     return dataclasses.replace(frequency, source=class_freq, classes=classes)

@@ -1,27 +1,28 @@
-"""Write docs/model_zoo.md from the metafiles.
+"""Write docs/model_zoo.md and the tables of configs/*/README.md from the metafiles.
 
-Run ``python tools/misc/model_zoo.py --help`` for what it takes from where.
+Run ``python .dev_scripts/model_zoo.py --help`` for what it takes from where.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 from mmengine.config import Config
+from pages import write_pages
 
-from mmdet_droploss.utils import write_atomically
-
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "model_zoo.md"
-COMMAND = "python tools/misc/model_zoo.py"
+COMMAND = "python .dev_scripts/model_zoo.py"
 
 DESCRIPTION = """\
-Writes docs/model_zoo.md: a table for each data set, a row for each config.
+Writes docs/model_zoo.md: a table for each data set, a row for each config. The same rows go into
+the README beside their metafile, between the lines "models: begin" and "models: end".
 
 The numbers and their sources are those of the metafiles that model-index.yml lists, so that they
 stand in one place only. Detector, backbone, arguments of the loss, and sampler are read from the
@@ -30,8 +31,8 @@ configs themselves. To add a config, give it an entry in the metafile of its los
 
 EPILOG = f"""\
 examples:
-  {COMMAND}            # write the page
-  {COMMAND} --check    # only say whether it is up to date; exit status 1 if it is not
+  {COMMAND}            # write the pages
+  {COMMAND} --check    # only say whether they are up to date; exit status 1 if one is not
 """
 
 INTRODUCTION = f"""\
@@ -48,9 +49,10 @@ APr, APc and APf are those of masks, too; all columns of the paper's tables are 
 (`log_base`, by default 4) and of the drop ratio it has a picture only. For LVIS v1.0 it has a
 "Baseline" and does not say whether that is sigmoid or softmax; here it stands beside sigmoid.
 
-RFS is repeat factor sampling. Configs with `1x` or `2x` in their names have MMDetection's schedules
-of 12 or 24 epochs, `amp` is mixed precision, and `torchvision` means that the backbone starts from
-torchvision's weights. More about the names: {{doc}}`configs`.
+Cascade Mask R-CNN is Detectron2's, as in the paper; configs with `cascade_mask_rcnn_mmdet` in their
+names have MMDetection's. RFS is repeat factor sampling. Configs with `1x` or `2x` in their names
+have MMDetection's schedules of 12 or 24 epochs, `amp` is mixed precision, and `torchvision` means
+that the backbone starts from torchvision's weights. More about the names: {{doc}}`configs`.
 """
 
 #: What follows the heading of a data set.
@@ -77,16 +79,19 @@ class Row:
     """What the table says about a config, and by what it is sorted."""
 
     order: tuple
+    name: str
+    config: str
+    folder: str
     data_set: str
     cells: dict[str, str]
     numbers: dict[str, str]
 
 
 def read_models() -> list[dict]:
-    """The entries of all metafiles, in the order of model-index.yml."""
+    """The entries of all metafiles, in the order of model-index.yml, with the metafile's folder."""
     index = yaml.safe_load((ROOT / "model-index.yml").read_text(encoding="utf-8"))
     return [
-        model
+        model | {"Folder": str(Path(name).parent)}
         for name in index["Import"]
         for model in yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))["Models"]
     ]
@@ -121,9 +126,11 @@ def make_row(model: dict, collections: Sequence[str]) -> Row:
             collections.index(model["In Collection"]),
             model["Name"],
         ),
+        name=model["Name"],
+        config=model["Config"],
+        folder=model["Folder"],
         data_set=model["Metadata"]["Training Data"],
         cells={
-            "config": f"[{model['Name']}](../{model['Config']})",
             "detector": detector,
             "backbone": f"R-{backbone.depth}-FPN" + (", torchvision" if torchvision else ""),
             "loss": describe_loss(model["In Collection"], config.model.roi_head.bbox_head.loss_cls),
@@ -134,11 +141,14 @@ def make_row(model: dict, collections: Sequence[str]) -> Row:
     )
 
 
-def make_table(rows: Sequence[Row]) -> str:
-    """A Markdown table; without the columns of numbers if no row has one."""
-    lines = [row.cells | row.numbers for row in rows]
-    if not any(row.numbers["source"] for row in rows):
-        lines = [row.cells for row in rows]
+def make_table(rows: Sequence[Row], folder: str) -> str:
+    """A Markdown table for a page in ``folder``; without columns of numbers if no row has one."""
+    has_numbers = any(row.numbers["source"] for row in rows)
+    lines = [
+        {"config": f"[{row.name}]({os.path.relpath(row.config, folder)})", **row.cells}
+        | (row.numbers if has_numbers else {})
+        for row in rows
+    ]
     numeric = set(METRICS.values())
     header = list(lines[0])
     rule = ["--:" if title in numeric else ":--" for title in header]
@@ -148,18 +158,38 @@ def make_table(rows: Sequence[Row]) -> str:
     )
 
 
-def make_page() -> str:
-    """The whole page."""
+def make_rows() -> list[Row]:
+    """The rows of all configs."""
     models = read_models()
     collections = list(dict.fromkeys(model["In Collection"] for model in models))
-    rows = sorted((make_row(model, collections) for model in models), key=lambda row: row.order)
+    return sorted((make_row(model, collections) for model in models), key=lambda row: row.order)
+
+
+def make_page(rows: Sequence[Row]) -> str:
+    """The whole page of the model zoo."""
     parts = [INTRODUCTION]
     for data_set in sorted({row.data_set for row in rows}):
         parts.append(f"## {data_set}\n")
         if data_set in NOTES:
             parts.append(NOTES[data_set])
-        parts.append(make_table([row for row in rows if row.data_set == data_set]))
+        parts.append(make_table([row for row in rows if row.data_set == data_set], "docs"))
     return "\n".join(parts)
+
+
+def make_readme(folder: Path, rows: Sequence[Row]) -> str:
+    """The README of a folder of configs, with its table replaced."""
+    name = folder.relative_to(ROOT).as_posix()
+    table = make_table([row for row in rows if row.folder == name], name)
+    begin, end = "<!-- models: begin -->\n", "<!-- models: end -->\n"
+    head, _, rest = (folder / "README.md").read_text(encoding="utf-8").partition(begin)
+    return head + begin + table + end + rest.partition(end)[2]
+
+
+def make_pages() -> dict[Path, str]:
+    """All pages by their paths."""
+    rows = make_rows()
+    folders = sorted({ROOT / row.folder for row in rows})
+    return {PAGE: make_page(rows), **{f / "README.md": make_readme(f, rows) for f in folders}}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -172,22 +202,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="write nothing; exit with 1 if the page is not what would be written",
+        help="write nothing; exit with 1 if a page is not what would be written",
     )
     args = parser.parse_args(argv)
-    if not PAGE.parent.is_dir():
-        # The tools are in a wheel, too, the documentation is not.
-        parser.error(f"there is no folder {PAGE.parent}: run this in a clone of the repository")
-    page = make_page()
-    if not args.check:
-        write_atomically(PAGE, page)
-        print(f"wrote {PAGE}")
-        return 0
-    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page:
-        print(f"{PAGE} is up to date")
-        return 0
-    print(f"{PAGE} is out of date; run: {COMMAND}", file=sys.stderr)
-    return 1
+    return write_pages(make_pages(), args.check, COMMAND)
 
 
 if __name__ == "__main__":
