@@ -24,15 +24,17 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from mmdet_droploss.models.losses import BEQL, EQL, DropLoss, SigmoidBCELoss  # noqa: E402
 from mmdet_droploss.models.losses import equations as eq  # noqa: E402
 
 # The example: 2 rare, 2 common and 3 frequent categories; 4 foreground proposals, 8 background.
 GROUPS = {"rare": 2, "common": 2, "frequent": 3}
-TAIL = torch.tensor([True] * 4 + [False] * 3)
+IMAGE_COUNTS = [5, 8, 50, 90, 500, 2000, 9000]
+TAIL = torch.tensor(IMAGE_COUNTS) <= 100
 BACKGROUND = len(TAIL)
 LABELS = torch.tensor([4, 5, 4, 2] + [BACKGROUND] * 8)
 LOG_BASE = 4
-SEED = 3
+SEED, DRAW_SEED = 3, 8
 
 DROPPED, KEPT, INK, MUTED = "#f6ecdf", "#1f5a8c", "#1c1c1c", "#6b6b6b"
 COLOURS = LinearSegmentedColormap.from_list("weight", [DROPPED, "#8fb4d3", KEPT])
@@ -45,19 +47,31 @@ def example_logits() -> Tensor:
     return typical + 1.2 * torch.randn(len(LABELS), len(TAIL), generator=generator)
 
 
+def targets() -> tuple[Tensor, Tensor]:
+    """y, (N, C) bool, and E(r), (N,) bool, of the example."""
+    return LABELS[:, None] == torch.arange(len(TAIL)), LABELS < BACKGROUND
+
+
 def example_weights() -> tuple[dict[str, Tensor], Tensor]:
-    """The weights w of four losses on the example, and DropLoss's mu, from the package itself."""
-    logits = example_logits()
-    y, fg = eq.targets(LABELS, len(TAIL))
-    mu = eq.drop_keep_probability(eq.batch_statistics(LABELS, TAIL), TAIL)
-    torch.manual_seed(SEED)
-    weights = {
-        "Sigmoid BCE": torch.ones(y.shape),
-        "EQL": eq.eql_weight(y, fg, TAIL),
-        f"BEQL (b = {LOG_BASE})": eq.beql_weight(logits, y, fg, TAIL, LOG_BASE),
-        "DropLoss": eq.drop_weight(y, fg, TAIL, mu),
+    """The weights w of four losses on the example, and DropLoss's mu, from the package itself.
+
+    A loss has the gradient w (p - y), which tells its weights.
+    """
+    arguments = {"num_classes": len(TAIL), "class_freq": IMAGE_COUNTS, "reduction": "sum"}
+    losses = {
+        "Sigmoid BCE": SigmoidBCELoss(**arguments),
+        "EQL": EQL(**arguments),
+        f"BEQL (b = {LOG_BASE})": BEQL(log_base=LOG_BASE, **arguments),
+        "DropLoss": DropLoss(**arguments),
     }
-    return {name: weight.float() for name, weight in weights.items()}, mu
+    logits = example_logits().requires_grad_()
+    difference = logits.detach().sigmoid() - targets()[0].float()
+    torch.manual_seed(DRAW_SEED)
+    weights = {}
+    for name, loss in losses.items():
+        (gradient,) = torch.autograd.grad(loss(logits, LABELS), logits)
+        weights[name] = (gradient / difference).round(decimals=5)
+    return weights, eq.drop_keep_probability(eq.batch_statistics(LABELS, TAIL), TAIL)
 
 
 def draw_panel(axes: Axes, title: str, subtitle: str, weights: Tensor, y: Tensor) -> None:
@@ -105,7 +119,7 @@ def draw_panel(axes: Axes, title: str, subtitle: str, weights: Tensor, y: Tensor
 def draw_weights(path: Path) -> None:
     """Which terms each loss keeps: proposals down, categories across."""
     weights, mu = example_weights()
-    y, fg = eq.targets(LABELS, len(TAIL))
+    y, fg = targets()
     num_fg, num_bg = int(fg.sum()), int((~fg).sum())
     subtitles = [
         "every term counts",
@@ -146,7 +160,7 @@ def draw_weights(path: Path) -> None:
         legend.text(left + 0.3, 0.31, text, va="center", fontsize=9, color=INK)
     legend.add_patch(plt.Rectangle((7.14, 0.22), 0.2, 0.2, facecolor=KEPT))
     legend.plot(7.24, 0.32, "o", color="white", markersize=5)
-    legend.text(7.44, 0.31, "the proposal's own category: always counts", va="center", fontsize=9)
+    legend.text(7.44, 0.31, "the ground-truth category: always counts", va="center", fontsize=9)
     figure.savefig(path, dpi=130, facecolor="white", metadata={"Software": None})
     plt.close(figure)
 

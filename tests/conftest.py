@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from small_run import make_data
 
 import mmdet_droploss  # noqa: F401  (registers everything)
 
@@ -53,11 +52,4 @@ def repository() -> Path:
 @pytest.fixture(scope="session")
 def mini_lvis_dir(tmp_path_factory) -> Path:
     """A tiny data set in LVIS format: 9 categories, 150 train and 12 val images of 96 x 96."""
-    target = tmp_path_factory.mktemp("data") / "mini_lvis"
-    script = ROOT / "tools" / "dataset_converters" / "make_mini_lvis.py"
-    options = (
-        "--train-images 150 --val-images 12 --num-categories 9 --size 96 "
-        "--val-min-instances 0 --workers 1 --quiet"
-    )
-    subprocess.run([sys.executable, script, target, *options.split()], check=True, timeout=120)
-    return target
+    return make_data(tmp_path_factory.mktemp("data") / "mini_lvis")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,10 +12,19 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG = ROOT / "configs" / "mini_lvis" / "mask_rcnn_r18_fpn_mini_lvis.py"
+CONFIG = ROOT / "configs" / "mini_lvis" / "mask_rcnn_r18_fpn_droploss_mini_lvis.py"
+
+
+def make_data(target):
+    """The tiny data set: 9 categories, 150 train and 12 val images of 96 x 96."""
+    script = ROOT / "tools" / "dataset_converters" / "make_mini_lvis.py"
+    options = (
+        "--train-images 150 --val-images 12 --num-categories 9 --size 96 "
+        "--val-min-instances 0 --workers 1 --quiet"
+    )
+    subprocess.run([sys.executable, script, target, *options.split()], check=True, timeout=120)
+    return target
 
 
 def changes(data, iterations):
@@ -85,24 +93,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def install(packages: list[str], program: str) -> None:
-    """Debian packages that a launcher needs; skips where they may not be installed."""
-    if shutil.which(program):
-        return
-    if not os.environ.get("CI"):
-        pytest.skip(f"{program} is not installed (apt-get install {' '.join(packages)})")
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
-        pytest.skip(f"{program} is not installed, and packages cannot be installed here")
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (
-        ["apt-get", "update", "-qq"],
-        ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages],
-    ):
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            pytest.skip(f"{' '.join(command[:2])} failed: {done.stderr[-300:]}")
 
 
 def steps_in(log):

@@ -39,10 +39,15 @@ DENSE = [
 
 
 def detector(config, **more):
-    """The model of one of mmdet's configs, with DropLoss in the place of every loss_cls."""
+    """The model of one of mmdet's configs, with DropLoss in the place of every loss_cls.
+
+    Double-Head R-CNN's head makes way for the one that asks the loss for its outputs.
+    """
     cfg = Config.fromfile(CONFIGS / config).model
     heads = cfg.roi_head.bbox_head if "roi_head" in cfg else cfg.bbox_head
     for head in heads if isinstance(heads, list) else [heads]:
+        if head.type == "DoubleConvFCBBoxHead":
+            head.type = "CustomLossDoubleConvFCBBoxHead"
         head.loss_cls = dict(
             type="DropLoss",
             num_classes=80,

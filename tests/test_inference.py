@@ -28,6 +28,7 @@ print(result["visualization"][0].shape, len(result["predictions"][0]["scores"]))
 """
 INIT_DETECTOR = """
 import sys
+import mmdet_droploss
 from mmdet.apis import inference_detector, init_detector
 picture, config, checkpoint = sys.argv[1:]
 result = inference_detector(init_detector(config, checkpoint, device="cpu"), picture)
@@ -46,15 +47,19 @@ def trained(mini_lvis_dir, tmp_path_factory):
     return folder / "work" / CONFIG.name, folder / "work" / "iter_2.pth"
 
 
-def detect(program, mini_lvis_dir, trained, folder):
+def detect(program, mini_lvis_dir, trained, folder, *options):
     picture = min((mini_lvis_dir / "val2017").iterdir())
-    done = run([sys.executable, "-c", program, picture, *trained], folder)
+    file = folder / "program.py"
+    file.write_text(program)
+    done = run([sys.executable, *options, file, picture, *trained], folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return done, picture
 
 
 def test_an_inferencer_with_config_and_checkpoint(mini_lvis_dir, trained, tmp_path):
-    done, picture = detect(WITH_CONFIG, mini_lvis_dir, trained, tmp_path)
+    # The program imports mmdet first.
+    options = ("-m", "mmdet_droploss")
+    done, picture = detect(WITH_CONFIG, mini_lvis_dir, trained, tmp_path, *options)
     assert "data/annotations/lvis_v1_train.json' does not exist" in done.stderr
     assert "Inference alone does without it" in done.stderr
     first, number = done.stdout.split()[-2:]

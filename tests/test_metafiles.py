@@ -27,7 +27,8 @@ COLLECTION_OF_LOSS = {
     "CrossEntropyLoss": "Softmax",
     "FixedDropLoss": "Fixed drop ratio",
     "SeesawLoss": "Seesaw",
-    "EQLV2Loss": "EQLv2",
+    "EQLV2BBoxLoss": "EQLv2",
+    "FederatedLoss": "Federated",
 }
 FOLDER_OF_COLLECTION = {"Sigmoid BCE": "sigmoid", "Fixed drop ratio": "fixed_drop"}
 

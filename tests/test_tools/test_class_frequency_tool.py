@@ -6,11 +6,12 @@ import importlib.util
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from mmdet_droploss.datasets import load_class_frequency
+from mmdet_droploss.annotations import load_class_frequency
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "analysis_tools" / "class_frequency.py"
 
@@ -35,8 +36,11 @@ def annotations(tmp_path: Path) -> Path:
     counts = {3: 150, 7: 40, 1: 2}
     pairs = [(image, category) for category, n in counts.items() for image in range(n)] + [(0, 3)]
     content = dict(
-        images=[dict(id=k) for k in range(200)],
-        annotations=[dict(id=k, image_id=i, category_id=c) for k, (i, c) in enumerate(pairs)],
+        images=[dict(id=k, width=9, height=8, file_name=f"{k}.png") for k in range(200)],
+        annotations=[
+            dict(id=k, image_id=i, category_id=c, bbox=[1, 2, 3, 4], area=12)
+            for k, (i, c) in enumerate(pairs)
+        ],
         categories=[dict(id=c, name=f"name{c}") for c in (3, 7, 1, 9)],
     )
     file = tmp_path / "train.json"
@@ -72,12 +76,51 @@ def test_bundled_figures_have_names_and_the_papers_tail(run):
     assert "| baboon" in output  # the first category that is in a single image
 
 
+def test_pictures_are_compared_with_the_file(run, annotations: Path, tmp_path: Path, capsys):
+    """As OpenCV loads them: one is turned by EXIF, one is missing, one is no picture."""
+    content = json.loads(annotations.read_text())
+    content["images"] = content["images"][:6]
+    annotations.write_text(json.dumps(content))
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for k in range(6):
+        picture = Image.new("RGB", (8, 9) if k in (1, 2) else (9, 8))
+        exif = Image.Exif()
+        exif[0x0112] = {2: 6, 3: 3, 4: 6}.get(k, 1)  # 6 turns by a quarter, 3 by a half
+        picture.save(folder / f"{k}.png", exif=exif)
+    assert cv2.imread(str(folder / "2.png")).shape[:2] == (8, 9), "what the check must agree with"
+    assert cv2.imread(str(folder / "4.png")).shape[:2] == (9, 8)
+    with pytest.raises(SystemExit) as caught:
+        run(annotations, "--top", 0, "--check-images", folder)
+    assert caught.value.code == 1
+    output = capsys.readouterr().out
+    assert "6 images, 2 with a picture that is not as it should be" in output
+    assert "1.png: it is 8 wide and 9 high, but the annotation file says width 9 and" in output
+    assert "4.png: it is 8 wide and 9 high" in output and "EXIF turns it" in output
+    (folder / "0.png").unlink()
+    (folder / "5.png").write_bytes(b"no picture")
+    with pytest.raises(SystemExit):
+        run(annotations, "--top", 0, "--check-images", folder)
+    output = capsys.readouterr().out
+    assert "6 images, 4 with" in output and "0.png: there is no such file" in output
+    assert "5.png: it cannot be read" in output
+
+
+def test_pictures_that_are_as_the_file_says(run, annotations: Path, tmp_path: Path):
+    for k in range(200):
+        Image.new("L", (9, 8)).save(tmp_path / f"{k}.png")
+    with pytest.raises(SystemExit) as caught:
+        run(annotations, "--top", 0, "--check-images", tmp_path)
+    assert caught.value.code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["no_such_set"], "neither a bundled data set"),
         (["missing/file.json"], "does not exist"),
         (["lvis_v1", "--lambda", "1.5"], "must lie in"),
+        (["lvis_v1", "--check-images", "."], "needs an annotation file"),
     ],
 )
 def test_errors_are_one_sentence(run, arguments: list[str], message: str):

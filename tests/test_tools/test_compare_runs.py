@@ -6,24 +6,29 @@ import base64
 import importlib.util
 import io
 import json
+import math
 import re
-import sys
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import orjson
 import pytest
+from mmengine.config import Config
 from PIL import Image
 from pycocotools import mask as mask_utils
 
-from mmdet_droploss.evaluation.fast_lvis_metric import (
-    METRIC_KEYS,
-    accumulate,
-    category_ap,
-    new_evaluator,
-)
-from mmdet_droploss.evaluation.ground_truth import GroundTruth
+from mmdet_droploss.analysis.detections import Detections
+from mmdet_droploss.analysis.figures import pick
+from mmdet_droploss.analysis.gallery import Gallery, find_image
+from mmdet_droploss.analysis.intervals import Difference, seed_difference
+from mmdet_droploss.analysis.runs import InputError, Method, Run, facts_of, load_scalars
+from mmdet_droploss.analysis.tables import cell
+from mmdet_droploss.annotations import load_class_frequency
+from mmdet_droploss.annotations.ground_truth import GroundTruth
+from mmdet_droploss.evaluation import METRIC_KEYS
+from mmdet_droploss.evaluation.lvis_evaluator import category_ap, evaluate_results
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "analysis_tools" / "compare_runs.py"
 SIZE = 64
@@ -40,10 +45,8 @@ def tool():
     """The script as a module."""
     spec = importlib.util.spec_from_file_location("compare_runs", SCRIPT)
     module = importlib.util.module_from_spec(spec)
-    sys.modules["compare_runs"] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
-    yield module
-    del sys.modules["compare_runs"]
+    return module
 
 
 @pytest.fixture(scope="module")
@@ -121,15 +124,11 @@ def make_run(folder: Path, dataset: Path, found: dict[str, float], seed: int) ->
     folder.mkdir(parents=True)
     for iou_type, results in detections(truth.content(), found, seed).items():
         (folder / f"val.{iou_type}.json").write_bytes(orjson.dumps(results))
-        evaluator = new_evaluator(truth, iou_type)
-        for image_id in truth.image_ids:
-            of_image = [d for d in results if d["image_id"] == image_id]
-            evaluator.update([truth.image(image_id)], truth.annotations(image_id), of_image)
-        evaluation = accumulate(evaluator)
+        evaluation = evaluate_results(truth, results, iou_type)
         evaluation.summary_lines()
         numbers = evaluation.get_results()
         metrics |= {f"{iou_type}_{key}": numbers[key] for key in METRIC_KEYS}
-        for row, ap in zip(rows, category_ap(evaluation, truth.category_ids), strict=True):
+        for row, ap in zip(rows, category_ap(evaluation), strict=True):
             row[f"{iou_type}_AP"] = None if np.isnan(ap) else float(ap)
     content = dict(metrics=metrics, per_category=rows)
     (folder / "val.metrics.json").write_bytes(orjson.dumps(content))
@@ -263,13 +262,13 @@ def test_several_seeds_give_mean_and_deviation(tool, dataset, runs, tmp_path, ca
     assert "Welch" in (tmp_path / "report.html").read_text()
 
 
-def test_an_interval_of_seeds_agrees_with_the_t_table(tool):
+def test_an_interval_of_seeds_agrees_with_the_t_table():
     # Equal variances 2, n = 2 each: standard error sqrt(2), 2 degrees of freedom, t = 4.3027.
-    delta = tool.seed_difference([1.0, 3.0], [11.0, 13.0])
+    delta = seed_difference([1.0, 3.0], [11.0, 13.0])
     assert delta.value == pytest.approx(10)
     assert delta.lower == pytest.approx(10 - 4.3027 * 2**0.5, abs=1e-3)
     assert delta.upper == pytest.approx(10 + 4.3027 * 2**0.5, abs=1e-3)
-    assert not tool.seed_difference([1.0], [2.0, 3.0]).has_interval
+    assert not seed_difference([1.0], [2.0, 3.0]).has_interval
 
 
 @pytest.mark.parametrize(
@@ -283,41 +282,41 @@ def test_an_interval_of_seeds_agrees_with_the_t_table(tool):
         ((float("nan"),), "not measurable", "–"),
     ],
 )
-def test_difference_in_words(tool, arguments, words, cell):
-    delta = tool.Difference(*arguments)
+def test_difference_in_words(arguments, words, cell):
+    delta = Difference(*arguments)
     assert delta.words == words
     assert str(delta) == cell
 
 
-def test_log_of_an_interrupted_run(tool, tmp_path):
+def test_log_of_an_interrupted_run(tmp_path):
     write_log(tmp_path / "20260101_000000", range(1, 6), loss=9.0, tail='{"step": 6, "lo')
     write_log(tmp_path / "20260102_000000", range(4, 9), loss=1.0)
-    records = [r for r in tool.load_scalars(tmp_path) if "loss" in r]
+    records = [r for r in load_scalars(tmp_path) if "loss" in r]
     assert [r["step"] for r in records] == list(range(1, 9))
     assert [r["loss"] for r in records] == [9.0] * 3 + [1.0] * 5
-    validations = [r["step"] for r in tool.load_scalars(tmp_path) if "lvis/segm_AP" in r]
+    validations = [r["step"] for r in load_scalars(tmp_path) if "lvis/segm_AP" in r]
     assert validations == [5, 8]
 
 
-def test_a_cascade_counts_by_its_last_stage(tool, tmp_path):
-    assert tool.pick({"s0.acc_r": 1.0, "s2.acc_r": 3.0, "s1.acc_r": 2.0}, "acc_r") == 3.0
-    assert tool.pick({"loss": 1.0}, "acc_r") is None
+def test_a_cascade_counts_by_its_last_stage(tmp_path):
+    assert pick({"s0.acc_r": 1.0, "s2.acc_r": 3.0, "s1.acc_r": 2.0}, "acc_r") == 3.0
+    assert pick({"loss": 1.0}, "acc_r") is None
     (tmp_path / "config.py").write_text(CONFIG.format(head="[dict(loss_cls=dict(type='EQL'))]"))
-    config = tool.Config.fromfile(tmp_path / "config.py")
-    run = tool.Run("name", tmp_path, {}, [], [], config)
-    facts = tool.run_facts(run)
+    config = Config.fromfile(tmp_path / "config.py")
+    run = Run("name", tmp_path, {}, [], [], config)
+    facts = facts_of(run)
     assert (facts["loss"], facts["seed"], facts["iterations"]) == ("EQL", "7", "unknown")
 
 
-def test_pictures_are_chosen_by_ground_truth_and_matches_are_marked(tool, dataset):
+def test_pictures_are_chosen_by_ground_truth_and_matches_are_marked(dataset):
     annotations = dataset / "annotations"
-    source = tool.Detections(annotations / "val.json")
-    frequency = tool.load_class_frequency(str(annotations / "train.json"))
-    gallery = tool.Gallery(source, frequency, dataset)
+    frequency = load_class_frequency(str(annotations / "train.json"))
+    source = Detections(annotations / "val.json", frequency, ["segm"])
+    gallery = Gallery(source, frequency, dataset)
     assert [image["id"] for image in gallery.choose(3)] == [1, 2, 3]
     image = gallery.choose(1)[0]
     truth = gallery.truth(image)
-    first = source.ground_truth["annotations"][0]
+    first = source.content["annotations"][0]
     rle = mask_utils.frPyObjects(first["segmentation"], SIZE, SIZE)[0]
     found = [
         dict(category_id=first["category_id"], score=score, segmentation=rle)
@@ -328,7 +327,7 @@ def test_pictures_are_chosen_by_ground_truth_and_matches_are_marked(tool, datase
     assert [(shape.text[-4:], shape.right) for shape in shapes] == [("0.90", True), ("0.50", False)]
 
 
-def test_image_files_of_every_format(tool, tmp_path):
+def test_image_files_of_every_format(tmp_path):
     (tmp_path / "val2017").mkdir()
     expected = tmp_path / "val2017" / "000000000009.jpg"
     expected.touch()
@@ -338,9 +337,9 @@ def test_image_files_of_every_format(tool, tmp_path):
         dict(file_name="000000000009.jpg"),
         dict(file_name="val2017/000000000009.jpg"),
     ):
-        assert tool.find_image(image, tmp_path) == expected
-    with pytest.raises(tool.UserError, match="--img-root"):
-        tool.find_image(dict(file_name="000000000010.jpg"), tmp_path)
+        assert find_image(image, tmp_path) == expected
+    with pytest.raises(InputError, match="--img-root"):
+        find_image(dict(file_name="000000000010.jpg"), tmp_path)
 
 
 def test_errors_say_what_to_do(tool, dataset, runs, tmp_path):
@@ -352,7 +351,7 @@ def test_errors_say_what_to_do(tool, dataset, runs, tmp_path):
         ((good, "--run=just_a_name"), '"NAME=DIR"'),
         ((good, bad, "--img-root", tmp_path), "--images 0"),
         ((good, bad, "--ann", tmp_path / "no.json"), r"no\.json does not exist"),
-        ((good, bad, "--train-ann", "lvis_v1"), "other categories"),
+        ((good, bad, "--train-ann", "lvis_v1"), "has 1203 categories"),
     ):
         with pytest.raises(SystemExit, match=message):
             compare(tool, dataset, tmp_path / "out", *arguments, "--bootstrap", 10)
@@ -368,3 +367,183 @@ def test_runs_of_other_annotations_are_refused(tool, dataset, runs, tmp_path):
     names = (f"--run=good={root / 'good1'}", f"--run=bad={root / 'bad1'}")
     with pytest.raises(SystemExit, match="tested on other annotations"):
         compare(tool, dataset, tmp_path, *names, "--ann", other, "--images", 0, "--bootstrap", 10)
+
+
+def first(content: dict) -> dict:
+    return content["annotations"][0]
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda c: first(c).update(segmentation=[]), "1 annotations have no segmentation .*: id 1"),
+        (lambda c: first(c).pop("segmentation"), "1 annotations have no segmentation"),
+        (lambda c: first(c).update(segmentation=[[1.0, 1.0, 9.0, 9.0]]), "three points or more"),
+        (lambda c: first(c).update(segmentation=[1, 1, 9, 1, 9, 9]), "a list of polygons"),
+        (lambda c: first(c).update(segmentation=[[1, 1, 9, None, 9, 9]]), "a list of polygons"),
+        (lambda c: first(c).update(segmentation={"size": [64, 64]}), "size and counts"),
+        (lambda c: first(c).update(segmentation="polygon"), "segmentation that is neither"),
+        (
+            lambda c: first(c).update(segmentation={"size": [64, 64], "counts": [64, 9]}),
+            "before the picture does: id 1; .*correct the file, or .*compare_runs.py compares",
+        ),
+        (lambda c: [a.pop("bbox") for a in c["annotations"]], "38 annotations have no .*box"),
+        (lambda c: first(c).update(bbox=[1, 2, 3]), r"bbox|box of four numbers"),
+        (lambda c: first(c).pop("area"), "area"),
+        (lambda c: first(c).update(area=None), "area"),
+        (lambda c: c["images"][0].update(neg_category_ids=None), "neg_category_ids"),
+        (lambda c: c["images"][0].pop("height"), "height"),
+        (lambda c: c["images"][3].update(width=63), "width"),
+        (lambda c: c.update(annotations=c["annotations"][10:]), "tested on other annotations"),
+        (lambda c: c.update(images=c["images"][:5]), "image id 6, that --ann"),
+        (lambda c: c.update(categories=c["categories"][:5]), "categories"),
+        (lambda c: c["categories"].reverse(), "categories .*--train-ann of compare_runs.py"),
+    ],
+)
+def test_annotations_that_cannot_be_compared_get_a_sentence(
+    tool, dataset, runs, tmp_path, edit, message
+):
+    root, _ = runs
+    content = json.loads((dataset / "annotations" / "val.json").read_text())
+    edit(content)
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    names = (f"--run=good={root / 'good1'}", f"--run=bad={root / 'bad1'}")
+    files = ("--ann", tmp_path / "val.json", "--img-root", dataset)
+    with pytest.raises(SystemExit, match=message) as error:
+        compare(tool, dataset, tmp_path / "out", *names, *files, "--bootstrap", 10)
+    assert str(error.value).startswith("compare_runs.py: error: ")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "message"),
+    [
+        ("val.segm.json", lambda text: text[:-20], "perhaps cut short"),
+        ("val.segm.json", lambda text: b"", "perhaps cut short"),
+        ("val.segm.json", lambda text: b"[]", "says segm AP .* is no longer that of the test"),
+        ("val.segm.json", lambda text: b'{"a": 1}', "must hold a list"),
+        ("val.segm.json", lambda text: b"[7]", "detection 0 must be an object"),
+        ("val.segm.json", lambda text: text.replace(b'"score"', b'"scores"'), "has no score"),
+        ("val.segm.json", lambda text: text.replace(b"[64,64]", b"[64,63]"), "height and width"),
+        ("val.segm.json", lambda text: text.replace(b'"image_id":1,', b'"image_id":99,'), "99"),
+        ("val.bbox.json", lambda text: text.replace(b'_id":5,', b'_id":77,'), "id 77, that --ann"),
+        ("val.bbox.json", lambda text: text.replace(b'"bbox":[', b'"bbox":[0,'), "four numbers"),
+        ("val.metrics.json", lambda text: text[:-2], "cut short"),
+        ("val.metrics.json", lambda text: b'{"metrics": {}}', "per_category"),
+        ("val.metrics.json", lambda text: b"[]", "val.metrics.json is not what"),
+        ("val.metrics.json", lambda text: text.replace(b'_AP":', b'":'), "no metric in common"),
+        ("val.metrics.json", lambda text: text.replace(b'thing6"', b'thing7"'), "other categories"),
+        ("20260101_000000/vis_data/config.py", lambda text: b"model = (", "as a config"),
+    ],
+)
+def test_files_of_a_run_that_are_broken_get_a_sentence(
+    tool, dataset, runs, tmp_path, name, edit, message
+):
+    root, _ = runs
+    broken = tmp_path / "run"
+    shutil.copytree(root / "bad1", broken)
+    (broken / name).write_bytes(edit((broken / name).read_bytes()))
+    names = (f"--run=good={root / 'good1'}", f"--run=bad={broken}")
+    with pytest.raises(SystemExit, match=message) as error:
+        compare(tool, dataset, tmp_path / "out", *names, "--images", 0, "--bootstrap", 10)
+    assert str(error.value).startswith("compare_runs.py: error: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_masks_that_one_run_lacks_are_left_out_and_that_is_said(
+    tool, dataset, runs, tmp_path, capsys
+):
+    root, _ = runs
+    shutil.copytree(root / "bad1", tmp_path / "boxes")
+    file = tmp_path / "boxes" / "val.metrics.json"
+    file.write_text(file.read_text().replace('"segm_', '"other_'))
+    names = (f"--run=good={root / 'good1'}", f"--run=bad={tmp_path / 'boxes'}")
+    compare(tool, dataset, tmp_path / "out", *names, "--bootstrap", 0)
+    said = capsys.readouterr().out
+    assert "Mask AP is left out" in said and "| Mask |" not in said
+    assert "Mask AP is left out" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_pictures_that_do_not_fit_get_a_sentence(tool, dataset, runs, tmp_path):
+    root, _ = runs
+    names = (f"--run=good={root / 'good1'}", f"--run=bad={root / 'bad1'}", "--bootstrap", 0)
+    for make, message in (
+        (lambda file: Image.new("RGB", (10, 20)).save(file), "has height and width"),
+        (lambda file: file.write_text("no picture"), "no picture that can be read"),
+    ):
+        for image_id in range(1, 21):
+            file = tmp_path / "val2017" / f"{image_id:012d}.jpg"
+            file.parent.mkdir(exist_ok=True)
+            make(file)
+        with pytest.raises(SystemExit, match=message):
+            compare(tool, dataset, tmp_path / "out", *names, "--img-root", tmp_path)
+
+
+def test_boxes_need_no_masks_and_categories_no_names(tool, dataset, runs, tmp_path, capsys):
+    """A COCO-format set of boxes: no segmentation, no federated lists, no frequencies, no names."""
+    root, made = runs
+    content = json.loads((dataset / "annotations" / "val.json").read_text())
+    for annotation in content["annotations"]:
+        annotation.update(segmentation=[])
+    for image in content["images"]:
+        del image["neg_category_ids"], image["not_exhaustive_category_ids"]
+    content["categories"] = [dict(id=c["id"]) for c in content["categories"]]
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    names = []
+    for name in ("good1", "bad1"):
+        shutil.copytree(root / name, tmp_path / name)
+        file = tmp_path / name / "val.metrics.json"
+        found = json.loads(file.read_text())
+        found["metrics"] = {k: v for k, v in found["metrics"].items() if k.startswith("bbox")}
+        file.write_text(json.dumps(found))
+        names.append(f"--run={name}={tmp_path / name}")
+    compare(tool, dataset, tmp_path / "out", *names, "--ann", tmp_path / "val.json")
+    report = Report((tmp_path / "out" / "report.html").read_text())
+    assert f"{100 * made['bad1']['bbox_APr']:.1f}" in report.cells
+    assert "Exhaustive validation" in report.text
+    assert "Exhaustive validation" in capsys.readouterr().out
+
+
+def test_the_report_names_the_protocol(dataset, tmp_path):
+    frequency = load_class_frequency(str(dataset / "annotations" / "train.json"))
+    content = json.loads((dataset / "annotations" / "val.json").read_text())
+    source = Detections(dataset / "annotations" / "val.json", frequency, ["segm"])
+    assert source.protocol().name == "exhaustive"
+    shown = [
+        len({a["category_id"] for a in source.content["annotations"] if a["image_id"] == i})
+        for i in range(1, 21)
+    ]
+    for image in content["images"]:
+        image["neg_category_ids"] = image["neg_category_ids"][:2]
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    protocol = Detections(tmp_path / "val.json", frequency, ["segm"]).protocol()
+    assert protocol.name == "federated"
+    assert (protocol.shown, protocol.listed) == (np.mean(shown), 2)
+    assert f"({np.mean(shown):.1f} on average)" in str(protocol)
+
+
+def test_figure_4_has_two_methods_on_the_same_images(dataset, runs, tmp_path, capsys):
+    path = SCRIPT.with_name("tradeoff_figures.py")
+    spec = importlib.util.spec_from_file_location("tradeoff_figures_tool", path)
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    root, annotations = runs[0], dataset / "annotations"
+    arguments = [f"--run=bad={root / 'bad1'}", f"--run=good={root / 'good1'}", "--images=1"]
+    arguments += [f"--out={tmp_path}", f"--ann={annotations / 'val.json'}"]
+    arguments += [f"--train-ann={annotations / 'train.json'}", "--pictures", "good"]
+    assert program.main([*arguments, "bad"]) == 0
+    assert (tmp_path / "figure4.png").read_bytes().startswith(b"\x89PNG")
+    text = (tmp_path / "figure4.svg").read_text()
+    assert text.index("ground truth") < text.index("good: ") < text.index("bad: ")
+    (tmp_path / "figure3.svg").unlink()
+    capsys.readouterr()
+    assert program.main([*arguments, "nobody"]) == 1
+    assert "--pictures 'nobody' is none of bad, good" in capsys.readouterr().err
+    assert (tmp_path / "figure3.svg").is_file()
+
+
+def test_seeds_without_a_rare_category_have_no_deviation(dataset, tmp_path):
+    """LVIS has -1 where there is nothing to measure, and NaN has no deviation."""
+    run = Run("a", tmp_path, {"segm_APr": -1.0}, [], [], None)
+    method = Method("a", "black", [run, run])
+    assert math.isnan(method.deviation("segm_APr")) and cell(method, "segm_APr") == "–"

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-import importlib.util
+import hashlib
 import json
-import sys
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
+import make_mini_lvis
 import numpy as np
+import orjson
 import pytest
+from mini_lvis import build
+from mini_lvis.glyphs import (
+    MIN_VISIBLE,
+    character_name,
+    filled,
+    fonts_of,
+    master_glyph,
+    place_all,
+    polygons_of,
+    turned_glyph,
+)
+from mini_lvis.like_lvis import IMAGES as LVIS_IMAGES
+from mini_lvis.like_lvis import lvis_counts, scaled_counts
+from mini_lvis.like_lvis import make_plan as make_lvis_plan
+from mini_lvis.options import CHARACTERS, Options
+from mini_lvis.plan import MAX_OBJECTS, category_budgets, frequency_letters, make_plan
+from mini_lvis.shapes import star_polygons
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "tools" / "dataset_converters" / "make_mini_lvis.py"
-
-
-def load_script():
-    spec = importlib.util.spec_from_file_location("make_mini_lvis", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and the workers look it up there
-    spec.loader.exec_module(module)
-    return module
-
-
-mini = load_script()
-SMALL = mini.Options(
+FIGURES = json.loads(Path(__file__).with_name("mini_lvis_figures.json").read_text())
+SMALL = Options(
     train_images=200,
     val_images=60,
     num_categories=12,
@@ -34,16 +40,21 @@ SMALL = mini.Options(
     objects_per_image=6.0,
     val_min_instances=20,
 )
-LIKE_LVIS = mini.Options(train_images=60, val_images=20, like_lvis=True)
+LIKE_LVIS = Options(train_images=60, val_images=20, like_lvis=True)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The small data set as federated and as fully annotated: directory, result."""
+    """The small data set by each protocol of training and validation: directory, result."""
     root = tmp_path_factory.mktemp("mini")
+    kinds = {
+        "federated": SMALL,
+        "all": replace(SMALL, annotate="all"),
+        "exhaustive": replace(SMALL, val="exhaustive"),
+    }
     return {
-        name: (root / name, mini.generate(root / name, replace(SMALL, annotate=name), workers=2))
-        for name in ("federated", "all")
+        name: (root / name, build.generate(root / name, options, workers=2))
+        for name, options in kinds.items()
     }
 
 
@@ -51,7 +62,7 @@ def made(tmp_path_factory):
 def like_lvis(tmp_path_factory):
     pytest.importorskip("mmdet")
     target = tmp_path_factory.mktemp("like") / "set"
-    return target, mini.generate(target, LIKE_LVIS, workers=1)
+    return target, build.generate(target, LIKE_LVIS, workers=1)
 
 
 def read(directory: Path, split: str) -> dict:
@@ -68,7 +79,7 @@ def tree_bytes(directory: Path) -> dict[str, bytes]:
 
 def error_of(capsys, *argv: object) -> str:
     with pytest.raises(SystemExit) as caught:
-        mini.main([str(a) for a in argv])
+        make_mini_lvis.main([str(a) for a in argv])
     assert caught.value.code == 2
     return " ".join(capsys.readouterr().err.split())
 
@@ -158,9 +169,9 @@ def test_polygon_gives_back_the_mask():
     rng = np.random.default_rng(0)
     for character in "AB%=g&":
         mask = np.zeros((100, 100), np.uint8)
-        glyph = mini.filled((mini.turned_glyph(character, 50, rng) > 110).astype(np.uint8))
+        glyph = filled((turned_glyph(character, 50, rng) > 110).astype(np.uint8))
         mask[10 : 10 + glyph.shape[0], 5 : 5 + glyph.shape[1]] = glyph
-        rles = mask_utils.frPyObjects(mini.polygons_of(mask), 100, 100)
+        rles = mask_utils.frPyObjects(polygons_of(mask), 100, 100)
         decoded = mask_utils.decode(mask_utils.merge(rles))
         assert (decoded & mask).sum() / (decoded | mask).sum() > 0.95
 
@@ -222,11 +233,11 @@ def test_federated_promises(made):
 
 
 def test_every_category_occurs_often_but_is_annotated_within_its_budget():
-    options = mini.Options()
-    plan = mini.make_plan(options)
-    budgets = mini.category_budgets(options)
+    options = Options()
+    plan = make_plan(options)
+    budgets = category_budgets(options)
     assert (plan.image_count == budgets).all()
-    assert Counter(mini.frequency_letters(budgets)) == {"r": 20, "c": 20, "f": 20}
+    assert Counter(frequency_letters(budgets)) == {"r": 20, "c": 20, "f": 20}
     assert sorted(budgets)[0] == 1 and sorted(budgets)[-1] == 300
     occurrence = Counter(c for image in plan.train for c in image.contains)
     occurs = np.array([occurrence[c] for c in range(60)])
@@ -234,11 +245,11 @@ def test_every_category_occurs_often_but_is_annotated_within_its_budget():
     annotated = {
         group: budgets[picked].sum() / occurs[picked].sum()
         for group in "rcf"
-        for picked in [np.array(mini.frequency_letters(budgets)) == group]
+        for picked in [np.array(frequency_letters(budgets)) == group]
     }
     assert annotated["r"] < 0.1 < annotated["c"] < 0.3 < annotated["f"] < 0.7
     objects = [len(image.objects) for image in plan.train]
-    assert 7 <= np.mean(objects) <= 8.5 and max(objects) <= mini.MAX_OBJECTS
+    assert 7 <= np.mean(objects) <= 8.5 and max(objects) <= MAX_OBJECTS
     assert all(image.positives for image in plan.train)
     negatives = Counter(c for image in plan.train for c in image.negatives)
     ratio = np.array([negatives[c] for c in range(60)]) / budgets
@@ -247,7 +258,7 @@ def test_every_category_occurs_often_but_is_annotated_within_its_budget():
 
 
 def test_rarity_does_not_follow_the_category_order():
-    budgets = [mini.category_budgets(mini.Options(seed=s)) for s in (0, 1)]
+    budgets = [category_budgets(Options(seed=s)) for s in (0, 1)]
     assert sorted(budgets[0]) == sorted(budgets[1])
     assert (budgets[0] != budgets[1]).mean() > 0.5
     assert all(abs(np.corrcoef(np.arange(60), b)[0, 1]) < 0.4 for b in budgets)
@@ -256,8 +267,8 @@ def test_rarity_does_not_follow_the_category_order():
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("num_images, num_categories", [(150, 6), (200, 12), (800, 60)])
 def test_small_plans_keep_the_promises(num_images, num_categories, seed):
-    plan = mini.make_plan(
-        mini.Options(
+    plan = make_plan(
+        Options(
             train_images=num_images,
             num_categories=num_categories,
             val_images=100,
@@ -265,12 +276,12 @@ def test_small_plans_keep_the_promises(num_images, num_categories, seed):
             val_min_instances=5,
         )
     )
-    letters = Counter(mini.frequency_letters(plan.image_count))
+    letters = Counter(frequency_letters(plan.image_count))
     assert abs(letters["r"] - num_categories / 3) <= 1
     for image in plan.train:
         assert image.positives and len(image.negatives) >= 2
         assert not set(image.negatives) & image.contains
-        assert len(image.objects) <= mini.MAX_OBJECTS
+        assert len(image.objects) <= MAX_OBJECTS
 
 
 def test_annotate_all_leaves_nothing_out(made):
@@ -287,8 +298,8 @@ def test_annotate_all_leaves_nothing_out(made):
     assert counts == list(made["federated"][1].plan.image_count)
 
 
-@pytest.mark.parametrize("kind", ["federated", "all"])
-def test_val_is_exhaustive_and_balanced(made, kind):
+@pytest.mark.parametrize("kind", ["federated", "all", "exhaustive"])
+def test_val_is_balanced_and_lists_what_its_protocol_says(made, kind):
     directory, result = made[kind]
     data = read(directory, "val")
     every = set(range(1, SMALL.num_categories + 1))
@@ -298,42 +309,119 @@ def test_val_is_exhaustive_and_balanced(made, kind):
     for image, plan in zip(data["images"], result.plan.val, strict=True):
         truth = Counter(o.category + 1 for o in plan.objects)
         assert annotated[image["id"]] == truth
-        assert set(image["neg_category_ids"]) == every - set(truth)
+        negative = image["neg_category_ids"]
+        assert len(negative) == len(set(negative)) and not set(negative) & set(truth)
+        if kind == "exhaustive":
+            assert set(negative) == every - set(truth)
+        else:
+            assert len(negative) == 2
         assert image["not_exhaustive_category_ids"] == []
+    if kind != "exhaustive":
+        listed = Counter(c for image in data["images"] for c in image["neg_category_ids"])
+        assert set(listed) == every
+        assert max(listed.values()) - min(listed.values()) <= 2
     counts = Counter(a["category_id"] for a in data["annotations"])
     assert set(counts) == every
     assert min(counts.values()) >= SMALL.val_min_instances
     assert max(counts.values()) - min(counts.values()) <= 1
 
 
+def test_both_protocols_validate_the_same_objects(made):
+    """So that the same detections can be measured under both."""
+    federated, exhaustive = (made[kind][0] for kind in ("federated", "exhaustive"))
+    ours, theirs = (tree_bytes(folder) for folder in (federated, exhaustive))
+    assert [name for name in ours if ours[name] != theirs[name]] == [
+        "annotations/lvis_v1_val.json",
+        "mini_lvis.json",
+    ]
+    ours, theirs = read(federated, "val"), read(exhaustive, "val")
+    for one, other in zip(ours["images"], theirs["images"], strict=True):
+        assert set(one.pop("neg_category_ids")) <= set(other.pop("neg_category_ids"))
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_federated_validation_of_the_default_set(seed):
+    plan = make_plan(Options(seed=seed))
+    listed = Counter(c for image in plan.val for c in image.negatives)
+    assert set(listed) == set(range(60))
+    assert {len(image.negatives) for image in plan.val} == {2}
+    assert set(listed.values()) <= {13, 14}  # 2 of 60 categories in each of 400 images
+    shown = Counter(o.category for image in plan.val for o in image.objects)
+    assert min(shown.values()) >= 20
+
+
+def test_a_set_of_before_there_was_a_choice_counts_as_exhaustive(tmp_path, capsys):
+    target = tmp_path / "set"
+    build.generate(target, replace(TINY, val="exhaustive"))
+    stamp = json.loads((target / "mini_lvis.json").read_text())
+    del stamp["val"]
+    (target / "mini_lvis.json").write_text(json.dumps(stamp))
+    assert run(target, *TINY_ARGS, "--val", "exhaustive") == 0
+    assert "already" in capsys.readouterr().out
+    assert "val exhaustive there, federated asked" in error_of(capsys, target, *TINY_ARGS)
+
+
 # ---------------------------------------------------------------- looks
 
 
 def test_all_characters_can_be_drawn_and_differ():
-    assert len(set(mini.CHARACTERS)) == len(mini.CHARACTERS) >= 60
-    names = [mini.character_name(c) for c in mini.CHARACTERS]
+    assert len(set(CHARACTERS)) == len(CHARACTERS) >= 60
+    names = [character_name(c) for c in CHARACTERS]
     assert len(set(names)) == len(names)
-    for character in mini.CHARACTERS:
-        fonts = mini.fonts_of(character)
+    for character in CHARACTERS:
+        fonts = fonts_of(character)
         assert len(fonts) >= 2, character
-        inks = {mini.master_glyph(character, f).tobytes() for f in fonts}
+        inks = {master_glyph(character, f).tobytes() for f in fonts}
         assert len(inks) >= 2, character
-        assert all((mini.master_glyph(character, f) > 200).any() for f in fonts)
+        assert all((master_glyph(character, f) > 200).any() for f in fonts)
 
 
 def test_all_objects_are_placed_and_mostly_visible():
     rng = np.random.default_rng(3)
-    placed = mini.place_all("ABCDEFGHJKLM", 128, rng)
+    placed = place_all("ABCDEFGHJKLM", 128, rng)
     assert sorted(p.order for p in placed) == list(range(12))
     for item in placed:
-        assert item.visible.sum() >= mini.MIN_VISIBLE * item.region.sum()
+        assert item.visible.sum() >= MIN_VISIBLE * item.region.sum()
     assert sum(p.visible.astype(int) for p in placed).max() == 1
 
 
 # ---------------------------------------------------------------- determinism
 
 
-TINY = mini.Options(
+@pytest.mark.parametrize("name", FIGURES)
+def test_same_data_as_ever(name, tmp_path):
+    """What the plan decides is equal to the bit on every machine.
+
+    Pixels are not: NumPy and OpenCV round otherwise with other instructions of the CPU, and another
+    version of Pillow draws other edges. Another stream of random numbers moves every colour.
+    """
+    expected = FIGURES[name]
+    options = Options(**expected["options"])
+    if not options.like_lvis:  # the figures are of before there was a choice
+        options = replace(options, val="exhaustive")
+    build.generate(tmp_path / "set", options)
+    for split in ("train", "val"):
+        text = (tmp_path / "set" / "annotations" / f"lvis_v1_{split}.json").read_bytes()
+        data = orjson.loads(text)
+        assert orjson.dumps(data) == text
+        areas = dict.fromkeys((image["id"] for image in data["images"]), 0.0)
+        vertices = 0
+        for annotation in data["annotations"]:
+            areas[annotation["image_id"]] += annotation.pop("area")
+            del annotation["bbox"]
+            vertices += sum(len(polygon) // 2 for polygon in annotation.pop("segmentation"))
+        figures = expected[split]
+        assert hashlib.sha256(orjson.dumps(data)).hexdigest() == figures["plan"]
+        assert vertices == pytest.approx(figures["vertices"], rel=0.02)
+        known = figures["areas"]
+        assert list(areas.values())[: len(known)] == pytest.approx(known, rel=0.03, abs=10)
+        pictures = sorted((tmp_path / "set" / f"{split}2017").glob("*.jpg"))
+        for picture, colour in zip(pictures, figures["colours"], strict=False):
+            assert cv2.imread(str(picture)).mean((0, 1)) == pytest.approx(colour, abs=1)
+
+
+TINY = Options(
     train_images=150,
     val_images=12,
     num_categories=6,
@@ -345,7 +433,7 @@ TINY = mini.Options(
 
 def test_same_bytes_over_runs_and_workers(tmp_path):
     for name, workers in (("one", 1), ("again", 1), ("three", 3)):
-        mini.generate(tmp_path / name, TINY, workers=workers)
+        build.generate(tmp_path / name, TINY, workers=workers)
     first = tree_bytes(tmp_path / "one")
     assert len(first) == 150 + 12 + 4
     assert tree_bytes(tmp_path / "again") == first
@@ -353,8 +441,8 @@ def test_same_bytes_over_runs_and_workers(tmp_path):
 
 
 def test_another_seed_makes_another_set(tmp_path):
-    mini.generate(tmp_path / "a", TINY)
-    mini.generate(tmp_path / "b", replace(TINY, seed=1))
+    build.generate(tmp_path / "a", TINY)
+    build.generate(tmp_path / "b", replace(TINY, seed=1))
     a, b = tree_bytes(tmp_path / "a"), tree_bytes(tmp_path / "b")
     assert set(a) == set(b)
     assert [k for k in a if a[k] == b[k]] == ["annotations/classes.txt"]
@@ -382,7 +470,7 @@ TINY_ARGS = (
 
 
 def run(*argv: object) -> int:
-    return mini.main([str(a) for a in argv])
+    return make_mini_lvis.main([str(a) for a in argv])
 
 
 def test_command_line_twice_then_overwrite(tmp_path, capsys):
@@ -429,7 +517,7 @@ def test_an_empty_directory_is_taken(tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_an_interrupt_leaves_nothing_behind(tmp_path, monkeypatch, capsys, error):
-    real, calls = mini.render_glyphs, []
+    real, calls = build.render_glyphs, []
 
     def failing(task):
         calls.append(task)
@@ -437,7 +525,7 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path, monkeypatch, capsys, error
             raise error("stop")
         return real(task)
 
-    monkeypatch.setattr(mini, "render_glyphs", failing)
+    monkeypatch.setattr(build, "render_glyphs", failing)
     target = tmp_path / "set"
     if error is KeyboardInterrupt:
         assert run(target, *TINY_ARGS) == 130
@@ -450,15 +538,15 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path, monkeypatch, capsys, error
 
 def test_a_failed_overwrite_keeps_the_old_set(tmp_path, monkeypatch):
     target = tmp_path / "set"
-    mini.generate(target, TINY)
+    build.generate(target, TINY)
     before = tree_bytes(target)
 
     def failing(task):
         raise RuntimeError("stop")
 
-    monkeypatch.setattr(mini, "render_glyphs", failing)
+    monkeypatch.setattr(build, "render_glyphs", failing)
     with pytest.raises(RuntimeError, match="stop"):
-        mini.generate(target, replace(TINY, seed=9), overwrite=True)
+        build.generate(target, replace(TINY, seed=9), overwrite=True)
     assert tree_bytes(target) == before
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
 
@@ -469,7 +557,7 @@ def test_a_failed_overwrite_keeps_the_old_set(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "argv, parts",
     [
-        (["--num-categories", 5000], ["--num-categories", "5000", str(len(mini.CHARACTERS))]),
+        (["--num-categories", 5000], ["--num-categories", "5000", str(len(CHARACTERS))]),
         (["--num-categories", 1], ["--num-categories", "got 1", "allowed is 6 to"]),
         (["--train-images", 0], ["--train-images", "got 0", "at least 150"]),
         (["--val-images", 0], ["--val-images", "got 0", "at least 1"]),
@@ -483,6 +571,8 @@ def test_a_failed_overwrite_keeps_the_old_set(tmp_path, monkeypatch):
         (["--annotate", "some"], ["--annotate", "some", "federated"]),
         (["--no-images"], ["--no-images", "--like-lvis"]),
         (["--like-lvis", "--annotate", "all"], ["--annotate", "--like-lvis"]),
+        (["--like-lvis", "--val", "exhaustive"], ["--val", "--like-lvis"]),
+        (["--val", "all"], ["--val", "exhaustive"]),
         (["--train-images", 300], ["--train-images 300 is too few", "--num-categories", "or more"]),
         (["--val-images", 50], ["--val-min-instances 20", "--val-images", "or more"]),
     ],
@@ -502,12 +592,12 @@ def test_the_advice_of_the_errors_is_good(tmp_path, capsys):
         words = error_of(capsys, tmp_path / "set", *argv).split()
         advice = int(words[words.index("or") - 1])
         name = option.strip("-").replace("-", "_")
-        mini.make_plan(mini.Options(**{name: advice}))
+        make_plan(Options(**{name: advice}))
 
 
 def test_help_teaches(capsys):
     with pytest.raises(SystemExit) as caught:
-        mini.main(["--help"])
+        make_mini_lvis.main(["--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
     for word in ("LVIS v1", "examples:", "federated", "--like-lvis", "default: 2000"):
@@ -518,13 +608,13 @@ def test_help_teaches(capsys):
 
 
 def test_like_lvis_full_plan_has_the_counts_of_lvis():
-    image_count, instance_count = mini.lvis_counts()
-    plan = mini.make_lvis_plan(mini.LVIS_IMAGES, 0, "train")
+    image_count, instance_count = lvis_counts()
+    plan = make_lvis_plan(LVIS_IMAGES, 0, "train")
     images, instances = plan.counts(1203)
     assert (images == image_count).all()
     assert (instances == instance_count).all()
     assert instances.sum() == 1_270_141
-    assert len(np.unique(plan.image)) == mini.LVIS_IMAGES
+    assert len(np.unique(plan.image)) == LVIS_IMAGES
     keys = plan.image * 1203 + plan.category
     assert (np.diff(keys) > 0).all()  # sorted, each pair once
     negative = plan.negative_image * 1203 + plan.negative_category
@@ -534,13 +624,13 @@ def test_like_lvis_full_plan_has_the_counts_of_lvis():
 
 @pytest.mark.parametrize("num_images", [1, 50, 1000, 9939])
 def test_like_lvis_counts_scale(num_images):
-    image_count, instance_count = mini.lvis_counts()
-    images, instances = mini.scaled_counts(num_images)
-    factor = num_images / mini.LVIS_IMAGES
+    image_count, instance_count = lvis_counts()
+    images, instances = scaled_counts(num_images)
+    factor = num_images / LVIS_IMAGES
     assert images.min() >= 1 and images.max() <= num_images
     assert (instances >= images).all()
     assert (np.abs(images - image_count * factor) <= 1).all()
-    plan = mini.make_lvis_plan(num_images, 3, "val")
+    plan = make_lvis_plan(num_images, 3, "val")
     made_images, made_instances = plan.counts(1203)
     assert (made_images == images).all() and (made_instances == instances).all()
     assert len(np.unique(plan.image)) == num_images
@@ -549,7 +639,7 @@ def test_like_lvis_counts_scale(num_images):
 def test_star_polygons_are_inside_and_consistent():
     rng = np.random.default_rng(0)
     sizes = np.tile([[640, 480], [427, 640]], (200, 1))
-    shapes = mini.star_polygons(sizes, rng)
+    shapes = star_polygons(sizes, rng)
     for k in range(0, 400, 7):
         points = shapes.flat(k).reshape(-1, 2)
         assert len(points) >= 8
@@ -565,14 +655,14 @@ def test_star_polygons_are_inside_and_consistent():
 
 def test_like_lvis_files(like_lvis):
     target, result = like_lvis
-    lvis_images, _ = mini.lvis_counts()
+    lvis_images, _ = lvis_counts()
     for split in ("train", "val"):
         data = read(target, split)
         assert len(data["images"]) == LIKE_LVIS.num_images(split)
         assert len(data["annotations"]) == result.totals[split]["annotations"]
         assert len(data["categories"]) == 1203
         letters = [c["frequency"] for c in data["categories"]]
-        assert letters == mini.frequency_letters(lvis_images)
+        assert letters == frequency_letters(lvis_images)
         assert Counter(letters) == {"f": 405, "c": 461, "r": 337}
         assert [a["id"] for a in data["annotations"]] == list(
             range(1, len(data["annotations"]) + 1)
@@ -633,3 +723,31 @@ def test_like_lvis_without_images(tmp_path, like_lvis):
     assert sorted(p.name for p in target.iterdir()) == ["annotations", "mini_lvis.json"]
     for split in ("train", "val"):
         assert read(target, split) == read(like_lvis[0], split)
+
+
+# ---------------------------------------------------------------- the share of hidden objects
+
+
+def test_hidden_objects_can_be_fewer():
+    """The annotated pairs are the same; of the hidden ones the asked share is left."""
+    plans = {share: make_plan(replace(SMALL, hidden=share)).train for share in (0, 0.5, 1)}
+
+    def pairs(share, annotated):
+        return {
+            (index, o.category)
+            for index, plan in enumerate(plans[share])
+            for o in plan.objects
+            if o.annotated == annotated and (annotated or o.category not in plan.positives)
+        }
+
+    assert pairs(0, True) == pairs(0.5, True) == pairs(1, True)
+    hidden = {share: len(pairs(share, False)) for share in plans}
+    assert hidden[0] == 0 and hidden[1] > 100
+    assert hidden[0.5] == pytest.approx(hidden[1] / 2, abs=SMALL.num_categories)
+
+
+def test_hidden_is_refused_where_it_means_nothing(capsys, tmp_path):
+    assert "allowed is 0 to 1" in error_of(capsys, tmp_path / "a", "--hidden", "1.5")
+    said = error_of(capsys, tmp_path / "a", "--hidden", "0.5", "--annotate", "all")
+    assert "--hidden: allowed only with --annotate federated" in said
+    assert "--like-lvis" in error_of(capsys, tmp_path / "a", "--hidden", "0.5", "--like-lvis")

@@ -1,4 +1,4 @@
-"""tools/misc/model_zoo.py: the page is up to date, and has what the metafiles have."""
+""".dev_scripts/model_zoo.py: the page is up to date, and has what the metafiles have."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def model_zoo():
     """The script as a module of its own, so that a test can change where it writes."""
-    path = ROOT / "tools" / "misc" / "model_zoo.py"
+    path = ROOT / ".dev_scripts" / "model_zoo.py"
     spec = importlib.util.spec_from_file_location("model_zoo_tool", path)
     module = importlib.util.module_from_spec(spec)
     # A dataclass looks its module up.
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, spec.name, module)
+        patch.syspath_prepend(str(path.parent))  # as for a program
         spec.loader.exec_module(module)
         yield module
 
 
-def test_the_page_is_up_to_date(model_zoo, capsys):
+def test_the_pages_are_up_to_date(model_zoo, capsys):
     status = model_zoo.main(["--check"])
     assert status == 0, capsys.readouterr().err
 
 
 def test_check_says_what_to_run_and_writes_nothing(model_zoo, tmp_path, monkeypatch, capsys):
     page = tmp_path / "model_zoo.md"
-    monkeypatch.setattr(model_zoo, "PAGE", page)
-    monkeypatch.setattr(model_zoo, "make_page", lambda: "new\n")
+    monkeypatch.setattr(model_zoo, "make_pages", lambda: {page: "new\n"})
     assert model_zoo.main(["--check"]) == 1
-    assert "out of date; run: python tools/misc/model_zoo.py" in capsys.readouterr().err
+    assert "out of date; run: python .dev_scripts/model_zoo.py" in capsys.readouterr().err
     assert not page.exists()
 
     page.write_text("old\n")
@@ -48,16 +48,6 @@ def test_check_says_what_to_run_and_writes_nothing(model_zoo, tmp_path, monkeypa
     assert [path.name for path in tmp_path.iterdir()] == [page.name]
 
 
-def test_without_the_documentation(model_zoo, tmp_path, monkeypatch, capsys):
-    """A wheel has the tool, but no docs folder."""
-    monkeypatch.setattr(model_zoo, "PAGE", tmp_path / "docs" / "model_zoo.md")
-    with pytest.raises(SystemExit) as error:
-        model_zoo.main([])
-    assert error.value.code == 2
-    assert "clone of the repository" in capsys.readouterr().err
-    assert not (tmp_path / "docs").exists()
-
-
 def test_help_teaches(model_zoo, capsys):
     with pytest.raises(SystemExit):
         model_zoo.main(["--help"])
@@ -67,7 +57,7 @@ def test_help_teaches(model_zoo, capsys):
 
 
 def test_a_row_says_what_the_config_and_the_metafile_say(model_zoo):
-    page = model_zoo.make_page()
+    page = model_zoo.make_page(model_zoo.make_rows())
     assert "the paper's, not ours" in page
     lines = [line for line in page.splitlines() if line.startswith("| [")]
     assert len(lines) == len(model_zoo.read_models())
@@ -82,3 +72,15 @@ def test_a_row_says_what_the_config_and_the_metafile_say(model_zoo):
     assert rows["mask_rcnn_r50_torchvision_fpn_lvis"][2] == "R-50-FPN, torchvision"
     # Nothing is claimed where the paper has no row.
     assert not re.search(r"\d\.\d", " ".join(rows["mask_rcnn_r50_fpn_beql_b8_lvis"][5:]))
+
+
+def test_each_metafile_has_a_readme_with_its_rows(model_zoo):
+    pages = model_zoo.make_pages()
+    folders = sorted(path.parent for path in (ROOT / "configs").glob("*/metafile.yml"))
+    assert sorted(path.parent for path in pages if path.name == "README.md") == folders
+    rows = [line for path, page in pages.items() if path.name == "README.md"
+            for line in page.splitlines() if line.startswith("| [")]  # fmt: skip
+    assert len(rows) == len(model_zoo.read_models())
+    for path, page in pages.items():
+        for target in re.findall(r"^\| \[.+?\]\((.+?)\)", page, re.M):
+            assert (path.parent / target).is_file(), (path, target)

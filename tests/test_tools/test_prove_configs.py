@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "misc" / "prove_configs.py"
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / ".dev_scripts" / "prove_configs.py"
 LEAVES = {
     path.stem
-    for path in (SCRIPT.parents[2] / "configs").rglob("*.py")
+    for path in (ROOT / "configs").rglob("*.py")
     if not {"_base_", "mini_lvis"} & set(path.parts)
 }
 
@@ -56,7 +57,7 @@ def test_a_config_that_cannot_train_is_said_to_fail(work_dir, tmp_path):
     """The tool's own process of one config; its end is what the table takes for a failure."""
     broken = tmp_path / "broken.py"
     broken.write_text(
-        f'_base_ = "{SCRIPT.parents[2].as_posix()}/configs/droploss/mask_rcnn_r50_fpn_lvis.py"\n'
+        f'_base_ = "{ROOT.as_posix()}/configs/droploss/mask_rcnn_r50_fpn_lvis.py"\n'
         "model = dict(roi_head=dict(bbox_head=dict(loss_cls=dict(num_classes=7))))\n"
     )
     done = run("--one", broken, "--work-dir", work_dir)

@@ -1,0 +1,109 @@
+"""tools/analysis_tools/gradient_figure.py, and train.py --record-gradients."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmdet_droploss.analysis.gradient_figure import draw_gradient_figure, running_median
+from mmdet_droploss.analysis.gradient_record import GradientRecord
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+COUNTS = np.array([5, 500, 50, 7, 300, 20])
+
+
+def tool(path):
+    spec = importlib.util.spec_from_file_location(Path(path).stem, TOOLS / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def record(num_heads=1, image_count=COUNTS, num_classes=6):
+    rng = np.random.default_rng(0)
+    shape = (2, num_heads, num_classes)
+    return GradientRecord(
+        stages=np.array([[0, 10], [10, 20]]),
+        background=rng.random(shape, np.float32),
+        foreground=rng.random(shape, np.float32),
+        encouraging=rng.random(shape, np.float32),
+        background_score=rng.random(shape, np.float32),
+        background_proposals=np.ones(shape[:2]),
+        loss="EQL",
+        image_count=image_count,
+        seed=0,
+    )
+
+
+def test_the_curves_are_the_record_s_from_frequent_to_rare():
+    figure = draw_gradient_figure(record(2), head=0)
+    left, right = figure.axes
+    order = [1, 4, 2, 5, 3, 0]
+    sums = [getattr(record(2), name)[:, 0].sum(0)[order] for name in ("background", "foreground")]
+    share = 100 * sums[0] / (sums[0] + sums[1])
+    np.testing.assert_allclose(left.lines[2].get_ydata(), share, rtol=1e-5)
+    np.testing.assert_allclose(left.lines[0].get_ydata(), 100 - share, rtol=1e-5)
+    for line, stage in ((0, 0), (2, -1)):
+        np.testing.assert_array_equal(
+            right.lines[line].get_ydata(), record(2).background_score[stage, 0][order]
+        )
+    assert {text.get_text() for text in left.texts} == {"frequent", "common", "rare"}
+
+
+def test_a_category_without_discouraging_gradient_leaves_a_gap():
+    values = running_median(np.array([1.0, np.nan, 3.0, np.nan, np.nan, np.nan, 7.0]))
+    np.testing.assert_array_equal(values[[0, 2, 6]], [1, 3, 7])
+    assert values[1] == 2 and np.isnan(values[4])
+
+
+def test_the_command_writes_two_pictures(tmp_path, capsys):
+    record().save(tmp_path / "run.npz")
+    tool("analysis_tools/gradient_figure.py").main([str(tmp_path / "run.npz")])
+    printed = capsys.readouterr().out
+    assert "run.png" in printed
+    share = np.median(100 * record().background_share()[0, COUNTS <= 10])
+    scores = np.median(record().background_score[:, 0, COUNTS <= 10], axis=1)
+    assert f"| rare | {share:.0f} % | {scores[0]:.1e} | {scores[1]:.1e} |" in printed
+    with Image.open(tmp_path / "run.png") as picture:
+        assert picture.size[0] > 1000
+    assert (tmp_path / "run.svg").read_text().rstrip().endswith("</svg>")
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    "made, arguments, said",
+    [
+        (record(image_count=()), [], "0 image counts for 6 categories"),
+        (record(image_count=()), ["--class-freq", "lvis_v1"], "1203 categories.*record has 6"),
+        (record(), ["--head", "3"], "1 head.*no head 3"),
+        (record().before(5), [], "no stage yet"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said(made, arguments, said, tmp_path):
+    made.save(tmp_path / "run.npz")
+    with pytest.raises(SystemExit, match=f"gradient_figure.py: error: .*{said}"):
+        tool("analysis_tools/gradient_figure.py").main([str(tmp_path / "run.npz"), *arguments])
+
+
+def test_a_file_cut_short_and_a_missing_one(tmp_path):
+    record().save(tmp_path / "run.npz")
+    (tmp_path / "run.npz").write_bytes((tmp_path / "run.npz").read_bytes()[:200])
+    for name, said in (("run.npz", "cut short"), ("none.npz", "No such file")):
+        with pytest.raises(SystemExit, match=said):
+            tool("analysis_tools/gradient_figure.py").main([str(tmp_path / name)])
+
+
+def test_train_py_adds_the_hook(tmp_path):
+    train = tool("train.py")
+    (tmp_path / "c.py").write_text(
+        "train_dataloader = train_cfg = optim_wrapper = {'dataset': {}, 'sampler': {}}\n"
+        "model = dict(type='A')\ncustom_hooks = [dict(type='CheckpointShapeHook')]\n"
+    )
+    args = train.parse_args([str(tmp_path / "c.py"), "--record-gradients", "500"])
+    hooks = train.load_config(args).custom_hooks
+    assert [hook["type"] for hook in hooks] == ["CheckpointShapeHook", "CategoryGradientHook"]
+    assert hooks[1]["interval"] == 500

@@ -1,0 +1,267 @@
+"""tools/study.py: a grid of trainings that can be stopped, and a report of what is done."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from small_run import CONFIG, changes
+
+from mmdet_droploss.analysis.study import StudyError, load_study
+
+SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "study.py"
+
+
+@pytest.fixture(scope="module")
+def tool():
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("study", SCRIPT)
+    module = sys.modules["study"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def content(mini_lvis_dir):
+    """A study of two methods on the tiny data set, an iteration each."""
+    options = changes(mini_lvis_dir, 1)
+    del options["model.roi_head.bbox_head.loss_cls.sync_statistics"]
+    annotations = mini_lvis_dir / "annotations"
+    return {
+        "train_ann": str(annotations / "lvis_v1_train.json"),
+        "val_ann": str(annotations / "lvis_v1_val.json"),
+        "protocols": {"again": str(annotations / "lvis_v1_val.json")},
+        "record_gradients": 1,
+        "options": options,
+        "compare": ["sigmoid BCE", "DropLoss"],
+        "methods": [
+            {
+                "name": "sigmoid BCE",
+                "config": str(CONFIG.with_name("mask_rcnn_r18_fpn_sigmoid_mini_lvis.py")),
+                "seeds": [3],
+            },
+            {"name": "DropLoss", "config": str(CONFIG)},
+        ],
+    }
+
+
+def write(folder, content):
+    file = folder / "study.yml"
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    return file
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"methods": None}, "has no methods"),
+        ({"methods": []}, "methods must be a list"),
+        ({"methods": [{"name": "a"}]}, r"methods\[0\] has no config"),
+        ({"methods": [{"name": "a", "config": "none.py"}]}, "none.py does not exist"),
+        ({"seed": [0]}, "has 'seed', which means nothing"),
+        ({"seeds": 3}, "seeds must be a list of whole numbers"),
+        ({"seeds": ["a"]}, "seeds must be a list of whole numbers"),
+        ({"seeds": [0, 0]}, "two jobs 'DropLoss, seed 0'"),
+        ({"compare": ["EQL"]}, "'EQL', which is the name of no method"),
+        ({"val_ann": "nowhere.json"}, "val_ann nowhere.json does not exist"),
+    ],
+)
+def test_what_is_wrong_with_a_study_is_said(content, tmp_path, change, message):
+    changed = {key: value for key, value in {**content, **change}.items() if value is not None}
+    with pytest.raises(StudyError, match=message):
+        load_study(write(tmp_path, changed), tmp_path)
+
+
+def test_what_is_wrong_with_the_file_is_said(tmp_path):
+    with pytest.raises(StudyError, match="does not exist"):
+        load_study(tmp_path / "none.yml", tmp_path)
+    (tmp_path / "a.yml").write_text("methods: [")
+    with pytest.raises(StudyError, match="not valid YAML"):
+        load_study(tmp_path / "a.yml", tmp_path)
+
+
+def test_configs_are_beside_the_study_and_seeds_multiply(content, tmp_path):
+    (tmp_path / "mine.py").write_text(f"_base_ = '{CONFIG.as_posix()}'")
+    methods = [{"name": "mine, b = 2", "config": "mine.py"}]
+    study = load_study(write(tmp_path, {**content, "methods": methods, "seeds": [4, 5],
+                                        "compare": []}), tmp_path / "work")  # fmt: skip
+    assert [job.title for job in study.jobs] == ["mine, b = 2, seed 4", "mine, b = 2, seed 5"]
+    assert study.jobs[1].folder == tmp_path / "work" / "mine_b_2" / "seed_5"
+    assert study.jobs[1].checkpoint().name == "iter_1.pth"
+
+
+@pytest.mark.parametrize("name", ["study", "study_hidden"])
+def test_a_shipped_study_is_one_that_can_run(name, repository, tmp_path, monkeypatch):
+    """Every config and option of it; the data are not there, so they stand in."""
+    file = repository / "configs" / "mini_lvis" / f"{name}.yml"
+    content = yaml.safe_load(file.read_text())
+    for path in (content["train_ann"], content["val_ann"], *content["protocols"].values()):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    monkeypatch.chdir(tmp_path)
+    study = load_study(file, tmp_path / "work")
+    assert len({job.folder for job in study.jobs}) == len(study.jobs)
+    assert {job.length() for job in study.jobs} == {("iter", 1600)}
+
+
+def test_a_study_runs_is_not_run_again_and_reports(tool, content, tmp_path, capsys):
+    file, work = write(tmp_path, content), tmp_path / "work"
+    study = load_study(file, work)
+    runner = tool.Runner(study.jobs[:1], tool.say)
+    runner.run(1)
+    said = capsys.readouterr().out
+    assert runner.failed == [], (study.jobs[0].folder / "job.log").read_text()
+    assert "[1/1] sigmoid BCE, seed 3: training, iteration 0 of 1" in said
+    assert "sigmoid BCE, seed 3: done in" in said
+
+    arguments = [str(file), "--work-dir", str(work)]
+    assert tool.main([*arguments, "--print"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("train.py") == printed.count("test.py") == 1
+    assert "DropLoss, seed 0" in printed and "sigmoid BCE" not in printed
+
+    # The other's results, as if it had been trained: what follows is about files.
+    shutil.copytree(study.jobs[0].folder, study.jobs[1].folder)
+    (study.jobs[1].folder / "job.json").unlink()
+    assert tool.main(arguments) == 0, capsys.readouterr()
+    said = capsys.readouterr().out
+    assert said.count("done already") == 2
+    report = work / "study_report"
+    text = (report / "report.md").read_text()
+    assert "2 of 2 jobs are done" in text and "| DropLoss |" in text
+    for picture in text.split("](")[1:]:
+        assert (report / picture.split(")")[0].strip("<>")).is_file(), picture
+    assert {"comparison", "gradients", "again"} <= {path.name for path in report.iterdir()}
+    # The same annotations give the same numbers.
+    first = json.loads((work / "droploss" / "seed_0" / "val.metrics.json").read_text())
+    again = work / "protocols" / "again" / "droploss" / "seed_0" / "val.metrics.json"
+    assert json.loads(again.read_text()) == first
+
+    # A result file that was cut short is named, and the others are reported.
+    broken = work / "sigmoid_bce" / "seed_3" / "val.metrics.json"
+    broken.write_bytes(broken.read_bytes()[:100])
+    missing = []
+    found = tool.folders_by_protocol(study, study.jobs, work, missing)
+    assert [name for name, _ in found["again"]] == ["DropLoss"]
+    (sentence,) = missing
+    assert sentence.startswith("sigmoid BCE, seed 3 by ")
+    assert f"{broken} is not what test.py" in sentence
+
+
+def test_what_is_not_done_is_said(tool, content, tmp_path, capsys):
+    assert tool.main([str(write(tmp_path, content)), "--work-dir", str(tmp_path / "work"),
+                      "--report"]) == 1  # fmt: skip
+    assert "DropLoss, seed 0 is not done: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_results_of_other_settings_are_neither_gone_on_with_nor_reported(
+    tool, content, tmp_path, capsys, done
+):
+    job = load_study(write(tmp_path, content), tmp_path / "work").jobs[0]
+    assert job.conflict() is None
+    job.begin()
+    assert job.conflict() is None
+    if done:
+        job.metrics_file.write_text("{}")
+        assert job.is_done()
+    changed = {**content, "options": {**content["options"], "train_cfg.max_iters": 2}}
+    file = write(tmp_path, changed)
+    arguments = [str(file), "--work-dir", str(tmp_path / "work"), "--only", "sigmoid*"]
+    assert tool.main(arguments) == 1
+    said = capsys.readouterr().err
+    sentence = "was begun with another options and another sha256 of the settings"
+    assert said.count(sentence) == 1 and "give another --work-dir" in said
+    with pytest.raises(SystemExit, match=sentence):
+        tool.main([*arguments, "--print"])
+
+
+def test_a_config_that_was_edited_since_is_noticed(content, tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.write_text(f"_base_ = '{CONFIG.as_posix()}'")
+    methods = [{"name": "mine", "config": "mine.py"}]
+    file = write(tmp_path, {**content, "methods": methods, "compare": []})
+    load_study(file, tmp_path / "work").jobs[0].begin()
+    assert load_study(file, tmp_path / "work").jobs[0].conflict() is None
+    mine.write_text(f"_base_ = '{CONFIG.as_posix()}'\nmodel = dict(rpn_head=dict(num_convs=2))")
+    said = load_study(file, tmp_path / "work").jobs[0].conflict()
+    assert "mine, seed 0" in said and "another sha256 of the settings" in said
+
+
+def test_a_job_that_another_process_runs_is_left_to_it(tool, content, tmp_path, capsys):
+    study = load_study(write(tmp_path, content), tmp_path / "work")
+    study.jobs[0].folder.mkdir(parents=True)
+    with open(study.jobs[0].folder / "job.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        runner = tool.Runner(study.jobs[:1], print)
+        runner.run(1)
+    assert runner.failed == [
+        f"sigmoid BCE, seed 3 is running in another process: {study.jobs[0].folder}"
+    ]
+
+
+def job_processes(folder):
+    """Those that have the folder on their command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if str(folder) in path.read_text().split("\0") and int(path.parent.name) != os.getpid():
+                found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="the job is looked for in /proc")
+def test_a_stopped_study_stops_its_job_and_that_of_a_killed_one_stays_locked(
+    tool, content, tmp_path, capsys
+):
+    study = write(tmp_path, content)
+    work = tmp_path / "work"
+    folder = work / "droploss" / "seed_0"
+    command = [str(study), "--work-dir", str(work), "--only", "DropLoss"]
+
+    def start():
+        process = subprocess.Popen([sys.executable, str(SCRIPT), *command])
+        end = time.monotonic() + 120
+        while not job_processes(folder) and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        assert job_processes(folder), "the job has begun"
+        return process
+
+    stopped = start()
+    stopped.terminate()
+    assert stopped.wait(timeout=60) == 130
+    end = time.monotonic() + 60
+    while job_processes(folder) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not job_processes(folder)
+
+    killed = start()
+    killed.kill()
+    killed.wait(timeout=60)
+    (job,) = job_processes(folder)
+    try:
+        assert tool.main(command) == 1
+        assert "is running in another process" in capsys.readouterr().err
+    finally:
+        os.killpg(job, signal.SIGKILL)
+
+
+def test_a_job_that_fails_is_said_to_and_the_others_go_on(tool, content, tmp_path, capsys):
+    options = {**content["options"], "train_dataloader.dataset.data_root": "nowhere/"}
+    study = load_study(write(tmp_path, {**content, "options": options}), tmp_path / "work")
+    runner = tool.Runner(study.jobs[:1], print)
+    runner.run(1)
+    (trouble,) = runner.failed
+    assert trouble.startswith("sigmoid BCE, seed 3 ended with exit status 1")
+    assert "nowhere" in trouble
