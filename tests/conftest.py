@@ -30,6 +30,28 @@ settings.register_profile(
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
+#: Files that take minutes. Two processes share the files, and a long one that is left for the end
+#: is run by one process while the other has nothing to do.
+_LONG = (
+    "test_quickstart",
+    "test_benchmarks",
+    "test_mim",
+    "test_prove_configs",
+    "test_slurm",
+    "test_distributed_training",
+    "test_study",
+    "test_two_machines",
+    "test_kill_and_resume",
+    "test_other_launchers",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files go first; the rest stays in its order."""
+    items.sort(
+        key=lambda item: _LONG.index(item.path.stem) if item.path.stem in _LONG else len(_LONG)
+    )
+
 
 @pytest.fixture(autouse=True)
 def _seeded():

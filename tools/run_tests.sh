@@ -80,8 +80,9 @@ lint || linted=1
 [[ $extras != lint ]] || exit "$linted"
 [[ $linted == 0 ]] || echo "run_tests: the lint found something, so this run fails whatever the tests say"
 
-# Last, so that pytest's closing line is the last of the output.
+# tests/conftest.py orders the files, the long ones first; xdist's own order, by the number of tests,
+# would have them last. At the end, so that pytest's closing line is the last of the output.
 tests=0
-python -m pytest tests -n 2 --dist loadfile --durations 15 "$@" || tests=$?
+python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder --durations 15 "$@" || tests=$?
 [[ $tests == 0 ]] || exit "$tests"
 exit "$linted"

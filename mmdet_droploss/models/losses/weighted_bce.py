@@ -22,6 +22,9 @@ from .equations import Background, DiscountByScore, KeepWithProbability, TermWei
 #: Logits in a block of rows on a CPU: what is made of them stays in the cores' caches.
 BLOCK_SIZE = 2**18
 
+#: Less this, a logit has p = 0 exactly.
+LARGER_THAN_LOGITS = 1e30
+
 
 def weighted_bce(x: Tensor, labels: Tensor, weights: TermWeights | None = None) -> Tensor:
     """Eq. (1), (3), (5): L(r) = - sum_j w_j log p^_j, p^_j = p_j if y_j = 1 else 1 - p_j.
@@ -68,8 +71,8 @@ class _WeightedBCE(torch.autograd.Function):
         ):
             numbers = draws(x_.shape) if draws else None
             for compute in ways:
-                kept = _kept_terms(foreground, background, is_fg_, numbers, out=grad_)
-                terms = compute(x_, kept, scratch, grad_)
+                dropped = _dropped_terms(foreground, background, is_fg_, numbers, out=grad_)
+                terms = compute(x_, dropped, scratch, grad_)
                 if foreground is not None and isinstance(background, DiscountByScore):
                     discount = _discount(foreground, background, is_fg_, x_, terms)
                     terms.mul_(discount)
@@ -118,15 +121,15 @@ def _ways_to_compute(x: Tensor) -> tuple[Callable, ...]:
     return (_from_odds, _from_logits)
 
 
-def _from_odds(x: Tensor, kept: Tensor | None, scratch: Tensor, grad: Tensor) -> Tensor:
+def _from_odds(x: Tensor, dropped: Tensor | None, scratch: Tensor, grad: Tensor) -> Tensor:
     """The terms -log(1 - p) = log(1 + odds), and their gradients p = odds / (1 + odds).
 
     Both of one exponential, which on a CPU is what takes the time. Not finite where exp(x) is not.
 
     Args:
         x: (n, C) logits.
-        kept: (n, C), 1 for the terms that are kept, 0 for those that are dropped; None keeps all.
-            It may be the memory of ``grad``.
+        dropped: (n, C), 1 for the terms that are dropped, else 0; None drops none. It may be the
+            memory of ``grad``.
         scratch: At least (n, C), for the terms.
         grad: (n, C), for the gradients.
 
@@ -134,35 +137,32 @@ def _from_odds(x: Tensor, kept: Tensor | None, scratch: Tensor, grad: Tensor) ->
         The terms, (n, C).
     """
     odds = torch.exp(x, out=scratch[: len(x)])
-    if kept is not None:
-        odds.mul_(kept)
+    if dropped is not None:
+        odds.addcmul_(odds, dropped, value=-1)
     torch.div(odds, torch.add(odds, 1, out=grad), out=grad)
     return odds.log1p_()
 
 
-def _from_logits(x: Tensor, kept: Tensor | None, scratch: Tensor | None, grad: Tensor) -> Tensor:
+def _from_logits(x: Tensor, dropped: Tensor | None, scratch: Tensor | None, grad: Tensor) -> Tensor:
     """The same for any logits, in fewer operations."""
-    terms = _softplus(x)
-    if kept is None:
-        torch.sigmoid(x, out=grad)
-    else:
-        terms.mul_(kept)
-        torch.mul(kept, torch.sigmoid(x), out=grad)
-    return terms
+    if dropped is not None:  # to where p is 0, and NaN still NaN
+        x = torch.add(x, dropped, alpha=-LARGER_THAN_LOGITS)
+    torch.sigmoid(x, out=grad)
+    return _softplus(x)
 
 
 # In the following lerp selects: with the weight 0 it is exactly its first argument, with 1 its
 # second. On a CPU torch.where and products with booleans take several times as long.
 
 
-def _kept_terms(
+def _dropped_terms(
     foreground: Tensor | None,
     background: Background | None,
     is_fg: Tensor,
     numbers: Tensor | None,
     out: Tensor,
 ) -> Tensor | None:
-    """Which terms of a block are kept, 1 or 0, but for the ground-truth categories.
+    """Which terms of a block are dropped, 1 or 0, but for the ground-truth categories.
 
     Args:
         foreground: That of :class:`TermWeights`.
@@ -172,17 +172,17 @@ def _kept_terms(
         out: (n, C), for the result.
 
     Returns:
-        ``out``; None if all are kept, or are discounted.
+        ``out``; None if none is dropped, or all are discounted.
     """
     if foreground is None or background is None or isinstance(background, DiscountByScore):
         return None
-    foreground, is_fg = foreground.to(out.dtype), is_fg.to(out.dtype)
+    dropped_on_fg, is_fg = 1 - foreground.to(out.dtype), is_fg.to(out.dtype)
     if isinstance(background, Tensor):
-        return torch.lerp(background.to(out.dtype), foreground, is_fg, out=out)
+        return torch.lerp(1 - background.to(out.dtype), dropped_on_fg, is_fg, out=out)
     assert numbers is not None  # drawn for KeepWithProbability
-    # lt() of the integers themselves would convert them into new memory first.
-    out.copy_(numbers).lt_(draw_threshold(background.probability))
-    return out.lerp_(foreground, is_fg)
+    # ge() of the integers themselves would convert them into new memory first.
+    out.copy_(numbers).ge_(draw_threshold(background.probability))
+    return out.lerp_(dropped_on_fg, is_fg)
 
 
 def _discount(
