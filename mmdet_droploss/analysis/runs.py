@@ -149,15 +149,18 @@ def parse_arguments(arguments: Sequence[str]) -> dict[str, list[Path]]:
     return folders
 
 
-def load_tested(arguments: Sequence[str]) -> tuple[list[Method], list[str]]:
+def load_tested(
+    arguments: Sequence[str], iou_type: str | None = None
+) -> tuple[list[Method], list[str]]:
     """Read all ``NAME=DIR`` arguments, and leave out what cannot be used.
 
     Left out are runs without results, with results that cannot be read, given twice, of another
-    loss than the first run of their name, or of other categories than most runs have (the
-    earlier ones if there are as many).
+    loss than the first run of their name, of other categories than most runs have (the earlier
+    ones if there are as many), or tested without what is asked for.
 
     Args:
         arguments: In any number; the same name again is another seed.
+        iou_type: ``'segm'`` or ``'bbox'``: what they have to be tested for; None takes any.
 
     Returns:
         The methods in order, each with one run or more; and what was left out, a sentence each.
@@ -184,6 +187,9 @@ def load_tested(arguments: Sequence[str]) -> tuple[list[Method], list[str]]:
     problems += others
     if not runs:
         raise InputError("there is no tested run: " + "; ".join(problems))
+    if iou_type is not None:
+        runs, untested = tested_for(runs, iou_type)
+        problems += untested
     return group_by_name(runs), problems
 
 
@@ -247,14 +253,13 @@ def drop_other_categories(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     return kept, problems
 
 
-def tested_for(methods: Sequence[Method], iou_type: str) -> tuple[list[Method], list[str]]:
-    """What was tested for ``'segm'`` or ``'bbox'``, and a sentence for each run that was not.
+def tested_for(runs: Sequence[Run], iou_type: str) -> tuple[list[Run], list[str]]:
+    """Those that were tested for ``'segm'`` or ``'bbox'``, and a sentence for each run that was not.
 
     Raises:
         InputError: If no run was.
     """
     key = f"{iou_type}_AP"
-    runs = [run for method in methods for run in method.runs]
     kept = [run for run in runs if key in run.metrics]
     problems = [
         f"a run of {run.name} is left out: {run.metrics_file} has no {key}; it was tested without"
@@ -264,7 +269,7 @@ def tested_for(methods: Sequence[Method], iou_type: str) -> tuple[list[Method], 
     if not kept:
         other = "bbox" if iou_type == "segm" else "segm"
         raise InputError(f"no run was tested for {iou_type}; give --iou-type {other}")
-    return group_by_name(kept), problems
+    return kept, problems
 
 
 def load_run(name: str, folder: Path) -> Run:

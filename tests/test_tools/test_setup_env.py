@@ -375,6 +375,12 @@ class TestCompiledOperators:
         assert not list(site.glob("mmcv_lite*"))
         assert sandbox.run(SETUP_OPS="compiled").stderr == ""
 
+    def test_the_tests_compare_both(self, sandbox):
+        result = sandbox.run(SETUP_OPS="compiled", SETUP_EXTRAS="tests", CXX="true")
+        assert result.returncode == 0, result.stderr
+        calls = sandbox.calls()
+        assert in_order(calls, "torchvision==0.29.1", "wheel --"), calls
+
     def test_of_the_fork(self, sandbox):
         result = sandbox.run(SETUP_OPS="compiled", SETUP_STACK="onedl", CXX="true")
         assert result.returncode == 0, result.stderr

@@ -29,6 +29,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmdet_droploss.analysis.arguments import add_picture_options
 from mmdet_droploss.analysis.report import build_figures, compare, render
 from mmdet_droploss.analysis.tables import markdown
 from mmdet_droploss.utils import write_atomically
@@ -55,19 +56,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="a tested run; the first is the baseline, the same name again is another seed of it",
     )
     add("--out", type=Path, required=True, metavar="DIR", help="where report.html and PNGs go")
-    add(
-        "--img-root",
-        type=Path,
-        help="folder that the images' paths start from (default: the one above that of --ann)",
-    )
-    add("--images", type=int, default=4, metavar="N", help="val images to show (4; 0: none)")
-    add(
-        "--score-thr",
-        type=float,
-        default=0.3,
-        metavar="X",
-        help="show predictions with at least this score (0.3)",
-    )
+    add_picture_options(parser, "0.3")
     add(
         "--bootstrap",
         type=int,

@@ -34,7 +34,7 @@ from mmdet_droploss.analysis.paper_tables import (
     to_latex,
     to_markdown,
 )
-from mmdet_droploss.analysis.runs import IOU_TITLES, load_tested, tested_for
+from mmdet_droploss.analysis.runs import IOU_TITLES, load_tested
 from mmdet_droploss.utils import write_atomically
 
 
@@ -66,11 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the tables; returns the exit status."""
     args = parse_args(argv)
     try:
-        methods, problems = load_tested(args.run)
-        methods, untested = tested_for(methods, args.iou_type)
+        methods, problems = load_tested(args.run, args.iou_type)
     except ValueError as error:
         sys.exit(f"paper_tables.py: error: {error}")
-    problems += untested
     rows = build_rows(methods, args.iou_type, args.paper)
     for suffix, write in (("tex", to_latex), ("csv", to_csv), ("md", to_markdown)):
         write_atomically(args.out / f"tables.{suffix}", write(rows, args.iou_type))

@@ -31,13 +31,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmdet_droploss.analysis.arguments import add_picture_options
 from mmdet_droploss.analysis.runs import (
     IOU_TITLES,
     InputError,
     Method,
     common_iou_types,
     load_tested,
-    tested_for,
 )
 
 if TYPE_CHECKING:
@@ -71,19 +71,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--pictures", nargs=2, metavar="NAME", help="the two methods (their first seeds)")
     add("--ann", type=Path, help="annotations that the runs were tested on")
     add("--train-ann", help="annotations of the training set, or whatever class_freq may be")
-    add(
-        "--img-root",
-        type=Path,
-        help="folder that the images' paths start from (default: the one above that of --ann)",
-    )
-    add("--images", type=int, default=4, metavar="N", help="val images to show (4; 0: none)")
-    add(
-        "--score-thr",
-        type=float,
-        default=0.5,
-        metavar="X",
-        help="show predictions with at least this score (0.5, as in the paper)",
-    )
+    add_picture_options(figure4, "0.5, as in the paper")
     args = parser.parse_args(argv)
     if args.images < 0:
         parser.error(f"--images must be at least 0, but it is {args.images}")
@@ -127,11 +115,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Draw what the runs have; returns the exit status."""
     args = parse_args(argv)
     try:
-        methods, problems = load_tested(args.run)
-        methods, untested = tested_for(methods, args.iou_type)
+        methods, problems = load_tested(args.run, args.iou_type)
     except ValueError as error:
         sys.exit(f"tradeoff_figures.py: error: {error}")
-    problems += untested
     # matplotlib takes a second to import, and a mistake in the arguments should not wait for it.
     from mmdet_droploss.analysis import tradeoff_figures as figures
 

@@ -126,7 +126,7 @@ def mend_opencv() -> None:
 def install(extras: set[str], ops: str, stack: str, torch: str) -> None:
     """Everything that is missing, in the order of need."""
     install_torch(torch)
-    if ops == "torchvision":
+    if ops == "torchvision" or "tests" in extras:  # the tests compare its operators with mmcv's
         install_torchvision(torch)
     packages = {**TOOLS, **STACKS[stack]}
     # An mmcv with compiled operators, and a fork in the user's own environment, stay.
