@@ -254,7 +254,7 @@ def drop_other_categories(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
 
 
 def tested_for(runs: Sequence[Run], iou_type: str) -> tuple[list[Run], list[str]]:
-    """Those that were tested for ``'segm'`` or ``'bbox'``, and a sentence for each run that was not.
+    """Those that were tested for ``'segm'`` or ``'bbox'``, and a sentence for each that was not.
 
     Raises:
         InputError: If no run was.
