@@ -63,6 +63,9 @@ PAIRS = [
 ]
 #: Whose gradients are shown.
 RECORDED = ("sigmoid BCE", "EQL", "DropLoss", "sigmoid BCE, none hidden", "DropLoss, none hidden")
+#: The names of the methods in Figures 2 and 3 begin so, and end in nothing that says other data.
+TRADED = ("sigmoid BCE", "EQL", "DropLoss", "BEQL", "fixed drop")
+OTHER_DATA = ("RFS", "hidden")
 #: README's rows.
 MAIN = ("sigmoid BCE", "EQL", "DropLoss")
 
@@ -90,11 +93,11 @@ def collect(work_dir: Path) -> None:
                     )
                 (RESULTS / path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(work_dir / path, RESULTS / path)
-    draw(work_dir)
+    draw()
 
 
-def draw(work_dir: Path) -> None:
-    """Figure 1 of sigmoid BCE and DropLoss; Figures 2 and 3 once their runs are there."""
+def draw() -> None:
+    """Figure 1 of sigmoid BCE and DropLoss, Figures 2 and 3 of what is kept."""
     tools = ROOT / "tools" / "analysis_tools"
     frequency = ROOT / "data" / "mini_lvis" / "annotations" / "lvis_v1_train.json"
     for name in ("sigmoid BCE", "DropLoss"):
@@ -107,9 +110,12 @@ def draw(work_dir: Path) -> None:
             ],
             check=True,
         )
-    report = work_dir / "study_report" / "as tested"
-    for file in sorted(report.glob("figure*.[ps][nv]g")):
-        shutil.copyfile(file, RESULTS / file.name)
+    arguments: list[str] = []
+    for name, method in kept_methods("federated").items():
+        if name.startswith(TRADED) and not name.endswith(OTHER_DATA):
+            arguments += [f"--run={name}={run.folder}" for run in method.runs]
+    figures = [sys.executable, tools / "tradeoff_figures.py", *arguments, "--out", RESULTS]
+    subprocess.run(figures, check=True)
 
 
 # ---- tables --------------------------------------------------------------------------------------
