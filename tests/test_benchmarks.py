@@ -35,7 +35,7 @@ def run(script, work_dir, *arguments):
         env={**os.environ, "MMDET_DROPLOSS_CACHE": str(work_dir / "never")},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,  # minutes each, if another program has the cores
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert not (work_dir / "never").exists(), "the user's cache is left alone"

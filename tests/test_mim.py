@@ -58,7 +58,7 @@ class Mim(NamedTuple):
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             text=True,
-            timeout=300,
+            timeout=900,
         )
 
     def ok(self, program, *arguments, cwd=None) -> str:

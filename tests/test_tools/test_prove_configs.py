@@ -23,7 +23,7 @@ def run(*arguments):
         [sys.executable, str(SCRIPT), *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1200,
     )
 
 

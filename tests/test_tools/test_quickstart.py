@@ -18,7 +18,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[2]
 #: 60 categories of which a third are frequent, that is in over 100 images, take 770 images.
 SIZE = ("--iterations", "6", "--images", "800", "--val-images", "12")
-TIMEOUT = 600  # generous: two processes may share one busy core
+TIMEOUT = 1800  # generous: two processes may share one busy core
 
 
 def environment() -> dict[str, str]:
