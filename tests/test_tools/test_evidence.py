@@ -97,7 +97,7 @@ def test_results_of_what_is_done_are_kept(evidence, tmp_path, monkeypatch, capsy
     monkeypatch.setattr(evidence, "STUDIES", [study])
     monkeypatch.setattr(evidence, "ROOT", tmp_path)
     monkeypatch.setattr(evidence, "RESULTS", tmp_path / "kept")
-    monkeypatch.setattr(evidence, "draw", lambda _: None)  # it takes the data set
+    monkeypatch.setattr(evidence, "draw", lambda: None)  # it takes the data set
     source = evidence.PROTOCOLS["federated"] / "sigmoid_bce" / "seed_0"
     done = tmp_path / "work" / "one" / "seed_0"
     done.mkdir(parents=True)
