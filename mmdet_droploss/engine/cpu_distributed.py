@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,11 +56,23 @@ def start_cpu_process_group(cfg: Config) -> None:
 def cpu_process_group_ended() -> Iterator[None]:
     """Destroy the group of :func:`start_cpu_process_group` after a block, however it ends.
 
-    Otherwise a thread of gloo's may still be dropping the last collective's tensors when Python
-    shuts down. It waits for Python's lock, is stopped there, and aborts the process.
+    The model holds the group as well, so its threads are waited for when Python exits. Otherwise
+    one may still be dropping the last collective's tensors while Python shuts down: it waits for
+    Python's lock, is stopped there, and aborts the process.
     """
     try:
         yield
     finally:
         if dist.is_initialized() and dist.get_backend() == "gloo":
+            atexit.register(_wait_for_threads, [dist.group.WORLD])
             dist.destroy_process_group()
+
+
+def _wait_for_threads(groups: list) -> None:
+    """Drop the last holders of a group, which waits for the group's threads.
+
+    That of the list is the very last: torch gives Python's lock away before it waits, and a thread
+    may need it.
+    """
+    gc.collect()  # the runner, with the model, is in a circle of references
+    groups.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -143,3 +144,47 @@ def test_processes_that_end_right_after_a_collective_end_well():
             command = [sys.executable, "-c", ENDS_WITH_A_BROADCAST]
             started.append(subprocess.Popen(command, env={**environment(), **ranks, **meeting}))
     assert [process.wait(120) for process in started] == [0] * 6
+
+
+HOLDS_THE_GROUP = """
+import atexit
+from pathlib import Path
+
+def exit_says_the_threads():
+    names = [file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm")]
+    print("at exit:", [name for name in names if name.startswith("pt_gloo")])
+
+atexit.register(exit_says_the_threads)  # the first to register is the last to run
+from mmengine.config import Config
+from torch import nn
+from mmdet_droploss.engine import CPUDistributedDataParallel, cpu_process_group_ended, prepare_run
+prepare_run(Config(dict(model=dict())), "pytorch")
+
+class Holder:
+    pass
+
+runner = Holder()
+with cpu_process_group_ended():
+    runner.model = CPUDistributedDataParallel(nn.Linear(2, 2))
+    runner.itself = runner
+    exit_says_the_threads()
+del runner
+"""
+
+
+@needs_no_gpu
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are looked up in /proc")
+def test_no_thread_of_the_group_is_left_at_exit():
+    """A model still holds the group when it is destroyed."""
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    done = subprocess.run(
+        [sys.executable, "-c", HOLDS_THE_GROUP],
+        env={**environment(), **alone, "MASTER_PORT": str(free_port())},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    before, after = done.stdout.splitlines()
+    assert "pt_gloo" in before, "else the name has changed, and nothing is tested"
+    assert after == "at exit: []"
