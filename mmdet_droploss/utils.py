@@ -1,4 +1,4 @@
-"""Small things that several rooms need."""
+"""Helpers that several modules share: files that appear whole or not at all."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def why_left_out(
         category_of < 0,
         is_crowd,
     )
-    return np.select(reasons, np.arange(1, len(REASONS), dtype=np.uint8), np.uint8(0))
+    return np.select(reasons, list(np.arange(1, len(REASONS), dtype=np.uint8)), np.uint8(0))
 
 
 def describe_left_out(counts: np.ndarray) -> str:

@@ -95,7 +95,7 @@ class LVISEvaluator:
             Indices: of the best 300, those of categories that the image is annotated for, be it
             that it shows them or that it certainly does not.
         """
-        indices = np.arange(len(found))
+        indices: np.ndarray = np.arange(len(found))
         if len(indices) > MAX_DETECTIONS:
             indices = np.argsort(-found.scores, kind="stable")[:MAX_DETECTIONS]
         known = {annotation["category_id"] for annotation in annotations}

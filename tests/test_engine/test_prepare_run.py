@@ -185,6 +185,7 @@ def test_no_thread_of_the_group_is_left_at_exit():
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    before, after = done.stdout.splitlines()
+    # Other packages may print something as they are imported.
+    before, after = (line for line in done.stdout.splitlines() if line.startswith("at exit:"))
     assert "pt_gloo" in before, "else the name has changed, and nothing is tested"
     assert after == "at exit: []"
