@@ -351,11 +351,11 @@ def test_federated_validation_of_the_default_set(seed):
     assert min(shown.values()) >= 20
 
 
-def test_a_set_of_before_there_was_a_choice_counts_as_exhaustive(tmp_path, capsys):
+def test_a_set_of_before_there_was_a_choice_is_exhaustive_with_all_hidden(tmp_path, capsys):
     target = tmp_path / "set"
     build.generate(target, replace(TINY, val="exhaustive"))
     stamp = json.loads((target / "mini_lvis.json").read_text())
-    del stamp["val"]
+    del stamp["val"], stamp["hidden"]
     (target / "mini_lvis.json").write_text(json.dumps(stamp))
     assert run(target, *TINY_ARGS, "--val", "exhaustive") == 0
     assert "already" in capsys.readouterr().out

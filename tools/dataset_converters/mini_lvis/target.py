@@ -25,7 +25,8 @@ def read_stamp(directory: Path) -> dict[str, Any] | None:
     if not isinstance(stamp, dict):
         return None
     # Stamps of before there was a choice do not name it.
-    return {"val": "federated" if stamp.get("like_lvis") else "exhaustive", **stamp}
+    val = "federated" if stamp.get("like_lvis") else "exhaustive"
+    return {"val": val, "hidden": 1.0, **stamp}
 
 
 def check_target(target: Path, options: Options, overwrite: bool) -> bool:
