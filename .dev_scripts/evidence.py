@@ -55,6 +55,8 @@ PAIRS = [
     ("EQL", "sigmoid BCE"),
     ("DropLoss", "sigmoid BCE"),
     ("DropLoss", "EQL"),
+    ("FederatedLoss", "sigmoid BCE"),
+    ("FederatedLoss", "DropLoss"),
     ("sigmoid BCE + RFS", "sigmoid BCE"),
     ("DropLoss + RFS", "DropLoss"),
     ("DropLoss + RFS", "sigmoid BCE + RFS"),
@@ -62,12 +64,19 @@ PAIRS = [
     ("DropLoss, none hidden", "sigmoid BCE, none hidden"),
 ]
 #: Whose gradients are shown.
-RECORDED = ("sigmoid BCE", "EQL", "DropLoss", "sigmoid BCE, none hidden", "DropLoss, none hidden")
+RECORDED = (
+    "sigmoid BCE",
+    "EQL",
+    "DropLoss",
+    "FederatedLoss",
+    "sigmoid BCE, none hidden",
+    "DropLoss, none hidden",
+)
 #: The names of the methods in Figures 2 and 3 begin so, and end in nothing that says other data.
-TRADED = ("sigmoid BCE", "EQL", "DropLoss", "BEQL", "fixed drop")
+TRADED = ("sigmoid BCE", "EQL", "DropLoss", "FederatedLoss", "BEQL", "fixed drop")
 OTHER_DATA = ("RFS", "hidden")
 #: README's rows.
-MAIN = ("sigmoid BCE", "EQL", "DropLoss")
+MAIN = ("sigmoid BCE", "EQL", "DropLoss", "FederatedLoss")
 
 
 # ---- what is kept --------------------------------------------------------------------------------
