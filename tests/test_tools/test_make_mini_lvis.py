@@ -423,7 +423,8 @@ def test_same_data_as_ever(name, tmp_path):
             cv2.imread(str(picture)).mean((0, 1)) == pytest.approx(colour, abs=1)
             for picture, colour in zip(pictures, figures["colours"], strict=False)
         ]
-        assert sum(as_ever) >= len(as_ever) / 2
+        share = 1 if cv2.__version__.startswith("5.") else 0.5  # OpenCV 5 made the figures
+        assert sum(as_ever) >= share * len(as_ever)
 
 
 TINY = Options(
