@@ -145,18 +145,26 @@ def progress(job: Job) -> str:
 
 def submit(job: Job, partition: str) -> None:
     """Hand a job to Slurm: a machine with a GPU for each process."""
-    script = " && ".join(shlex.join(command) for command in job.commands(TOOLS))
+    busy = f"{job.title} is running in another process: {job.folder}"
+    script = (
+        f"exec 9> {shlex.quote(str(job.folder / 'job.lock'))}\n"
+        f"flock --nonblock 9 || {{ echo {shlex.quote(busy)} >&2; exit 1; }}\n"
+        + " && ".join(shlex.join(command) for command in job.commands(TOOLS))
+    )
     job.begin()
     name = f"{job.folder.parent.name}_{job.folder.name}"
-    subprocess.run(
-        [
-            # singleton: of two submissions of one job, the later waits for the earlier.
-            *("sbatch", f"--partition={partition}", f"--job-name={name}", "--dependency=singleton"),
-            *(f"--gres=gpu:{job.processes}", f"--output={job.folder / 'job.log'}"),
-            *(f"--wrap={script}"),
-        ],
-        check=True,
-    )
+    command = [
+        # singleton: of two submissions of one job, the later waits for the earlier.
+        *("sbatch", f"--partition={partition}", f"--job-name={name}", "--dependency=singleton"),
+        *(f"--gres=gpu:{job.processes}", f"--output={job.folder / 'job.log'}"),
+        *("--open-mode=append", f"--wrap={script}"),
+    ]
+    try:
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    except FileNotFoundError:
+        raise StudyError("sbatch is not installed; --print gives the commands") from None
+    if done.returncode:
+        raise StudyError(f"{job.title} was not submitted: {done.stderr.strip()}")
 
 
 # ---- the report ----------------------------------------------------------------------------------

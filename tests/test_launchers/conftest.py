@@ -32,7 +32,9 @@ ProctrackType=proctrack/pgid
 TaskPlugin=task/none
 MpiDefault=none
 ReturnToService=2
-NodeName={host} NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
+GresTypes=gpu
+SchedulerParameters=sched_interval=1
+NodeName={host} NodeAddr=127.0.0.1 CPUs=2 Gres=gpu:2 State=UNKNOWN
 PartitionName=cpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=YES
 """
 
@@ -74,6 +76,10 @@ def slurm(tmp_path_factory):
             d_port=free_port(),
         )
     )
+    # Slurm believes in two GPUs, so that what asks for some is not refused.
+    for name in ("gpu0", "gpu1"):
+        (folder / name).touch()
+    (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-1]\n")
     environment = {**os.environ, "SLURM_CONF": str(configuration)}
     munge = [f"--{name}={folder}/munge.{name.split('-')[0]}" for name in (
         "socket", "key-file", "pid-file", "log-file", "seed-file"

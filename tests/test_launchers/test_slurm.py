@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import subprocess
+import sys
+import time
 
 import pytest
 import torch
-from small_run import CONFIG, ROOT, environment, options
+import yaml
+from small_run import CONFIG, ROOT, changes, environment, options
+from small_run import run as run_program
 
 from mmdet_droploss.evaluation import METRIC_KEYS
 
@@ -50,6 +55,53 @@ def test_two_tasks_train_resume_and_test(slurm, mini_lvis_dir, tmp_path):
     assert tested.returncode == 0, tested.stderr[-4000:]
     metrics = json.loads((tmp_path / "val.metrics.json").read_text())["metrics"]
     assert set(metrics) == {f"{kind}_{key}" for kind in ("bbox", "segm") for key in METRIC_KEYS}
+
+
+def test_a_study_is_submitted(slurm, mini_lvis_dir, tmp_path):
+    settings = changes(mini_lvis_dir, 1)
+    annotations = mini_lvis_dir / "annotations"
+    content = dict(
+        train_ann=str(annotations / "lvis_v1_train.json"),
+        val_ann=str(annotations / "lvis_v1_val.json"),
+        processes=2,
+        options=settings,
+        methods=[dict(name="DropLoss", config=str(CONFIG))],
+    )
+    (tmp_path / "study.yml").write_text(yaml.safe_dump(content))
+    folder = tmp_path / "work" / "droploss" / "seed_0"
+    folder.mkdir(parents=True)
+    log = folder / "job.log"
+    study = [sys.executable, ROOT / "tools" / "study.py", tmp_path / "study.yml"]
+    study += ["--work-dir", tmp_path / "work"]
+
+    def submit(partition):
+        return run_program([*study, "--slurm", partition], tmp_path, **slurm)
+
+    def wait():
+        end = time.monotonic() + 300
+        while run_program(["squeue", "--noheader"], tmp_path, **slurm).stdout.strip():
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.5)
+
+    refused = submit("nowhere")
+    assert refused.returncode == 1
+    assert re.match("study.py: error: DropLoss, seed 0 was not submitted: sbatch:", refused.stderr)
+
+    with open(folder / "job.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert submit("cpu").returncode == 0
+        wait()
+    busy = f"DropLoss, seed 0 is running in another process: {folder}\n"
+    assert log.read_text() == busy
+
+    assert submit("cpu").returncode == 0
+    wait()
+    text = log.read_text()
+    assert text.startswith(busy), "a log is not lost"
+    assert "GPU number: 2" in text
+    reported = run_program([*study, "--report"], tmp_path)
+    assert reported.returncode == 0, reported.stderr + text
+    assert "1 of 1 jobs are done" in (tmp_path / "work" / "study_report" / "report.md").read_text()
 
 
 def test_an_error_in_the_training_is_the_exit_code(slurm, tmp_path):

@@ -265,3 +265,10 @@ def test_a_job_that_fails_is_said_to_and_the_others_go_on(tool, content, tmp_pat
     (trouble,) = runner.failed
     assert trouble.startswith("sigmoid BCE, seed 3 ended with exit status 1")
     assert "nowhere" in trouble
+
+
+def test_a_machine_without_slurm_is_said_to_be_one(tool, content, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    arguments = [str(write(tmp_path, content)), "--work-dir", str(tmp_path / "work")]
+    with pytest.raises(SystemExit, match=r"sbatch is not installed; --print gives the commands"):
+        tool.main([*arguments, "--slurm", "gpu"])
