@@ -257,14 +257,15 @@ def test_a_stopped_study_stops_its_job_and_that_of_a_killed_one_stays_locked(
         os.killpg(job, signal.SIGKILL)
 
 
-def test_a_job_that_fails_is_said_to_and_the_others_go_on(tool, content, tmp_path, capsys):
+def test_jobs_that_fail_are_said_to_and_do_not_end_the_study(tool, content, tmp_path, capsys):
     options = {**content["options"], "train_dataloader.dataset.data_root": "nowhere/"}
-    study = load_study(write(tmp_path, {**content, "options": options}), tmp_path / "work")
-    runner = tool.Runner(study.jobs[:1], print)
-    runner.run(1)
-    (trouble,) = runner.failed
-    assert trouble.startswith("sigmoid BCE, seed 3 ended with exit status 1")
-    assert "nowhere" in trouble
+    file = write(tmp_path, {**content, "options": options})
+    assert tool.main([str(file), "--work-dir", str(tmp_path / "work"), "--jobs", "2"]) == 1
+    said = capsys.readouterr()
+    for job in ("sigmoid BCE, seed 3", "DropLoss, seed 0"):
+        assert f"{job} ended with exit status 1: FileNotFoundError: ann_file='nowhere" in said.err
+        assert f"{job} is not done: " in said.err
+    assert said.out.index("[2/2]") < said.out.index("FAILED"), "both run at once"
 
 
 def test_a_machine_without_slurm_is_said_to_be_one(tool, content, tmp_path, monkeypatch):
