@@ -69,6 +69,8 @@ RECORDED = (
     "EQL",
     "DropLoss",
     "FederatedLoss",
+    "BEQL, b = 4",
+    "BEQL, b = 1000",
     "sigmoid BCE, none hidden",
     "DropLoss, none hidden",
 )
@@ -76,7 +78,14 @@ RECORDED = (
 TRADED = ("sigmoid BCE", "EQL", "DropLoss", "FederatedLoss", "BEQL", "fixed drop")
 OTHER_DATA = ("RFS", "hidden")
 #: README's rows.
-MAIN = ("sigmoid BCE", "EQL", "DropLoss", "FederatedLoss")
+MAIN = (
+    "sigmoid BCE",
+    "EQL",
+    "DropLoss",
+    "FederatedLoss",
+    "sigmoid BCE + RFS",
+    "DropLoss + RFS",
+)
 
 
 # ---- what is kept --------------------------------------------------------------------------------
