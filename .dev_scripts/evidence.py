@@ -71,6 +71,8 @@ RECORDED = (
     "FederatedLoss",
     "BEQL, b = 4",
     "BEQL, b = 1000",
+    "sigmoid BCE, half hidden",
+    "DropLoss, half hidden",
     "sigmoid BCE, none hidden",
     "DropLoss, none hidden",
 )
