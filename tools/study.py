@@ -98,7 +98,7 @@ class Runner:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                self.failed.append(f"{job.title} is running in another process: {job.folder}")
+                self.failed.append(busy(job))
                 return
             begin = time.monotonic()
             if trouble is None:
@@ -131,6 +131,11 @@ class Runner:
         return None if job.is_done() else f"{job.title} ended without {job.metrics_file}"
 
 
+def busy(job: Job) -> str:
+    """What is said of a job whose lock another process holds."""
+    return f"{job.title} is running in another process: {job.folder}"
+
+
 def progress(job: Job) -> str:
     """How far a job is, by the log of its training."""
     kind, number = job.length()
@@ -145,10 +150,9 @@ def progress(job: Job) -> str:
 
 def submit(job: Job, partition: str) -> None:
     """Hand a job to Slurm: a machine with a GPU for each process."""
-    busy = f"{job.title} is running in another process: {job.folder}"
     script = (
         f"exec 9> {shlex.quote(str(job.folder / 'job.lock'))}\n"
-        f"flock --nonblock 9 || {{ echo {shlex.quote(busy)} >&2; exit 1; }}\n"
+        f"flock --nonblock 9 || {{ echo {shlex.quote(busy(job))} >&2; exit 1; }}\n"
         + " && ".join(shlex.join(command) for command in job.commands(TOOLS))
     )
     job.begin()
