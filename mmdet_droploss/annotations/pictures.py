@@ -87,10 +87,19 @@ def _compare(path: str, image: dict[str, Any]) -> str | None:
     try:
         with Image.open(path) as picture:
             size = picture.size
-            turned = picture.getexif().get(_ORIENTATION) in _QUARTER_TURNS
+            turned = _orientation(picture) in _QUARTER_TURNS
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
         return f"it cannot be read: {error}"
     return describe_size(size[::-1] if turned else size, (image["width"], image["height"]), turned)
+
+
+def _orientation(picture: Image.Image) -> int | None:
+    """What OpenCV goes by: EXIF's. ``getexif()`` would also take XMP's, which OpenCV does not."""
+    if picture.format == "AVIF":  # OpenCV loads it as it lies
+        return None
+    exif = Image.Exif()
+    exif.load(picture.info.get("exif", b""))  # TIFF has none here: Pillow turns it by itself
+    return exif.get(_ORIENTATION)
 
 
 def describe_size(
