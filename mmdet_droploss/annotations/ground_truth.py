@@ -18,6 +18,7 @@ from mmengine.logging import print_log
 
 from .class_frequency import GROUP_NAMES, load_class_frequency
 from .names import Categories, difference
+from .pictures import RULES
 from .reader import garbage_collection_paused, read_annotation_file
 from .segmentations import FATAL, HARMLESS, problem_of
 
@@ -99,7 +100,9 @@ class GroundTruth:
                 f"ann_file={ann_file!r} does not exist (working directory: {os.getcwd()})"
             )
         with fileio.get_local_path(ann_file, backend_args=backend_args) as path:
-            self._file = read_annotation_file(path, ann_file, bool(iou_types))
+            # A validation comes hours after the start: what is written to the file meanwhile must
+            # not change it.
+            self._file = read_annotation_file(path, ann_file, bool(iou_types), in_memory=True)
         self.ann_file = ann_file
         self._who = f"ann_file={ann_file!r}"
         self.categories = [dict(category) for category in self._file.categories]
@@ -135,6 +138,30 @@ class GroundTruth:
         image = self._file.images[self._index[image_id]]
         file = image.get("file_name", image.get("coco_url"))
         return f"image id {image_id}" + ("" if file is None else f" ({file!r})")
+
+    def require_image(self, image_id: Any, picture: str | None) -> None:
+        """Refuse an image that another annotation file means by this id.
+
+        Args:
+            image_id: The id of an image that is tested.
+            picture: Its file; None if it is not known.
+
+        Raises:
+            ValueError: If this file has no such id, or another picture under it.
+        """
+        remedy = "a dataloader and its evaluator need the same ann_file"
+        if image_id not in self._index:
+            raise ValueError(
+                f"image id {image_id!r} is tested, which the evaluator's {self._who} does not "
+                f"have: {remedy}"
+            )
+        image = self._file.images[self._index[image_id]]
+        stems = {_stem(rule.path(image[rule.key])) for rule in RULES if image.get(rule.key)}
+        if picture is not None and stems and _stem(picture) not in stems:
+            raise ValueError(
+                f"{picture!r} is tested as image id {image_id}, which in the evaluator's "
+                f"{self._who} is {image.get('file_name', image.get('coco_url'))!r}: {remedy}"
+            )
 
     def image(self, image_id: int) -> dict[str, Any]:
         """The entry of an image, with what the federated protocol needs."""
@@ -412,6 +439,11 @@ class _RunLengths(msgspec.Struct, gc=False):
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 _decode_shape = msgspec.json.Decoder(_Shape).decode
 _decode_mask = msgspec.json.Decoder(list[list[float]] | _RunLengths | None).decode
+
+
+def _stem(path: str) -> str:
+    """A picture's name; its folder and format may be another where it is tested."""
+    return os.path.splitext(os.path.basename(path))[0]
 
 
 def _category(category: dict[str, Any]) -> str:

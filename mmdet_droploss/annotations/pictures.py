@@ -39,6 +39,9 @@ LVIS_V05 = PictureRule("file_name", _of_2014)
 #: LVIS v1: the images of a set lie in train2017 and in val2017; only the URL says where.
 LVIS_V1 = PictureRule("coco_url", lambda url: url.replace("http://images.cocodataset.org/", ""))
 
+#: All of them.
+RULES = (PLAIN, LVIS_V05, LVIS_V1)
+
 
 @dataclass(frozen=True)
 class PictureProblem:
@@ -52,7 +55,7 @@ class PictureProblem:
 def check_pictures(
     images: Sequence[dict[str, Any]],
     folder: str | os.PathLike,
-    rules: Sequence[PictureRule] = (PLAIN, LVIS_V05, LVIS_V1),
+    rules: Sequence[PictureRule] = RULES,
 ) -> Iterator[PictureProblem | None]:
     """Look at the size of each picture as OpenCV loads it, that is, turned as EXIF says.
 

@@ -18,6 +18,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -32,6 +33,9 @@ _CHUNK = 1 << 14
 
 
 _NO_BOX = (math.nan,) * 4
+
+#: Any large odd number spreads the keys of a hash.
+_SPREAD = np.int64(0x9E3779B97F4A7C1)
 
 
 class Document(msgspec.Struct):
@@ -80,6 +84,7 @@ class AnnotationFile:
             annotations without an image.
         left_out: (A,) uint8, why each annotation is not trained on, see
             :func:`~mmdet_droploss.annotations.rule.why_left_out`; 0 if it is.
+        repeats: (K, 2) int64, ids of annotations that have the same image, category and box.
     """
 
     name: str
@@ -92,6 +97,7 @@ class AnnotationFile:
     order: np.ndarray
     ends: np.ndarray
     left_out: np.ndarray
+    repeats: np.ndarray
 
     @property
     def counts(self) -> np.ndarray:
@@ -124,7 +130,10 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def read_annotation_file(
-    path: str | os.PathLike, name: str | None = None, require_annotations: bool = True
+    path: str | os.PathLike,
+    name: str | None = None,
+    require_annotations: bool = True,
+    in_memory: bool = False,
 ) -> AnnotationFile:
     """Index an annotation file.
 
@@ -132,9 +141,11 @@ def read_annotation_file(
         path: A local file.
         name: What error messages call it; by default its path.
         require_annotations: Whether ``annotations`` must be there; test sets have none.
+        in_memory: Whether the index has a copy of the file. Without it the file is mapped, and must
+            not be written over as long as the index lives.
 
     Returns:
-        Its index; the file is mapped into memory as long as that lives.
+        Its index.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -145,7 +156,7 @@ def read_annotation_file(
     """
     name = os.fspath(path) if name is None else name
     who = f"ann_file={name!r}"
-    document = read_document(path, who, f"is {_NO_ANNOTATION_FILE}")
+    document = read_document(path, who, f"is {_NO_ANNOTATION_FILE}", in_memory)
     return index_annotations(document, name, who, require_annotations)
 
 
@@ -166,16 +177,20 @@ def read_categories(path: str | os.PathLike, who: str) -> list[dict[str, Any]]:
     return content.categories
 
 
-def read_document(path: str | os.PathLike, who: str, is_not: str) -> Document:
+def read_document(
+    path: str | os.PathLike, who: str, is_not: str, in_memory: bool = False
+) -> Document:
     """Decode a file's lists, the annotations as slices of its text.
 
     Args:
         path: A local file.
         who: Begins the messages: which file.
         is_not: What the messages say of JSON of another type.
+        in_memory: Whether the slices are of a copy of the file; else it is mapped.
     """
     with garbage_collection_paused():
-        return decode_json(map_file(path), Document, who, is_not)
+        text = Path(path).read_bytes() if in_memory else map_file(path)
+        return decode_json(text, Document, who, is_not)
 
 
 def index_annotations(
@@ -216,11 +231,12 @@ def index_annotations(
         order,
         np.searchsorted(image_of[order], np.arange(-1, len(images)), "right"),
         left_out,
+        _repeats(ids[:, 0], image_of, category_of, boxes),
     )
 
 
 def map_file(path: str | os.PathLike) -> mmap.mmap | bytes:
-    """The content of a file, mapped into memory; it may be deleted meanwhile."""
+    """The content of a file, mapped into memory; it may be deleted, but not written over."""
     with open(path, "rb") as file:
         if os.fstat(file.fileno()).st_size == 0:  # which cannot be mapped
             return b""
@@ -353,6 +369,26 @@ def _require_unique(ids: np.ndarray, name: str, who: str) -> None:
             f"{who}: {name} must have different ids, but {len(np.unique(twice))} ids "
             f"occur more than once, for example {twice[0]}"
         )
+
+
+def _repeats(
+    ids: np.ndarray, image_of: np.ndarray, category_of: np.ndarray, boxes: np.ndarray
+) -> np.ndarray:
+    """(K, 2) int64, ids of annotations with the same image, category and box, next to each other.
+
+    Sorting by a hash is many times faster than by all six numbers; equal hashes are looked at.
+    """
+    columns = [image_of, category_of, *np.ascontiguousarray(boxes.T).view(np.int64)]
+    key = np.zeros(len(ids), np.int64)
+    for column in columns:
+        key = (key ^ column) * _SPREAD  # the product wraps around
+        key ^= key >> 29
+    order = np.argsort(key, kind="stable")
+    one, other = order[:-1], order[1:]
+    same = (key[one] == key[other]) & (image_of[one] >= 0) & ~np.isnan(boxes[one, 0])
+    one, other = one[same], other[same]
+    equal = np.logical_and.reduce([column[one] == column[other] for column in columns])
+    return np.stack([ids[one[equal]], ids[other[equal]]], axis=1)
 
 
 def _positions(wanted: np.ndarray, ids: np.ndarray) -> np.ndarray:

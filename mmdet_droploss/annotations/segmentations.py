@@ -83,8 +83,12 @@ def _problem_of_rle(rle: dict, width: float, height: float) -> str | None:
     return "short_runs"
 
 
+#: What MMDetection ignores if it loads masks as polygons.
+POLYGONS_ONLY = {"run_lengths": "a run-length encoding"}
+
+
 class SegmentationProblems:
-    """Counts the problems of many segmentations, and remembers the first of each kind."""
+    """Counts segmentations of each kind, and remembers the first of each."""
 
     #: How many of a kind are named.
     NAMED = 3
@@ -105,7 +109,7 @@ def describe_problems(found: dict[str, dict[str, Any]], kinds: dict[str, str]) -
 
     Args:
         found: :attr:`SegmentationProblems.found`.
-        kinds: :data:`FATAL` or :data:`HARMLESS`.
+        kinds: :data:`FATAL`, :data:`HARMLESS` or :data:`POLYGONS_ONLY`.
     """
     parts = []
     for kind, text in kinds.items():

@@ -31,7 +31,7 @@ from ..annotations.progress import INTERVAL
 from ..utils import current_umask
 
 #: Part of every key. Raise it whenever the same key would give other bytes.
-FORMAT = 2
+FORMAT = 3
 
 #: Environment variable that says where the cache is.
 CACHE_VARIABLE = "MMDET_DROPLOSS_CACHE"
@@ -150,10 +150,11 @@ def list_entries() -> list[Entry]:
     root = cache_root()
     entries = []
     for folder in sorted(root.iterdir()) if root.is_dir() else []:
-        if _is_ours(folder):
-            size = sum(file.stat().st_size for file in folder.iterdir())
-            index = _read_index(folder)
-            entries.append(Entry(folder, size, index and index["key"]))
+        with contextlib.suppress(FileNotFoundError):  # another process has just renamed it
+            if _is_ours(folder):
+                size = sum(file.stat().st_size for file in folder.iterdir())
+                index = _read_index(folder)
+                entries.append(Entry(folder, size, index and index["key"]))
     return entries
 
 

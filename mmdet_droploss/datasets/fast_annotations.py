@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import mmdet
@@ -22,6 +23,7 @@ from ..annotations.rule import CROWD, REASONS, describe_left_out
 from ..annotations.segmentations import (
     FATAL,
     HARMLESS,
+    POLYGONS_ONLY,
     SegmentationProblems,
     describe_problems,
     problem_of,
@@ -59,11 +61,12 @@ class FastAnnotations(_DetDataset):
     ``img_id``, ``height`` and ``width``.
 
     The cache notices by itself when the annotation file or an option has changed. A subclass that
-    changes ``parse_data_info`` is told apart by its name only: run
-    ``tools/misc/annotation_cache.py clear`` after an edit.
+    overrides ``parse_data_info`` or ``filter_data`` is not kept there, as nobody can tell what else
+    decides its items; every process parses for itself then.
 
-    With ``serialize_data=False``, ``proposal_file`` or ``return_classes=True`` the items are Python
-    objects in every process, as in mmdet; only the parsing is fast then.
+    With ``serialize_data=False``, ``proposal_file``, ``return_classes=True`` or an overridden
+    ``load_data_list`` the items are Python objects in every process, as in mmdet; only the parsing
+    is fast then.
 
     A label is the place of a category in the file, whatever its name; ``CategoryCheckHook``
     compares the names at the start of a run. What is not trained on is counted and said at every
@@ -116,7 +119,17 @@ class FastAnnotations(_DetDataset):
 
     @property
     def _is_packed(self) -> bool:
-        return self.serialize_data and self.proposal_file is None and not self.return_classes
+        return (
+            self.serialize_data
+            and self.proposal_file is None
+            and not self.return_classes
+            and not self._overrides("load_data_list")
+        )
+
+    def _overrides(self, *methods: str) -> bool:
+        """Whether a subclass outside this package and mmdet has its own of some methods."""
+        owners = {getattr(type(self), name).__module__.partition(".")[0] for name in methods}
+        return not owners <= {"mmdet", "mmdet_droploss"}
 
     def full_init(self) -> None:
         """Load the annotations, from the cache if they are there."""
@@ -126,11 +139,22 @@ class FastAnnotations(_DetDataset):
             super().full_init()
             self._tell()
             return
+        cache = self.cache and not self._overrides("parse_data_info", "filter_data")
+        if self.cache and not cache:
+            self._say(
+                f"not in the annotation cache, since {type(self).__name__} has its own "
+                f"parse_data_info or filter_data; every process parses the file",
+                logging.INFO,
+            )
         with garbage_collection_paused(), self._local_annotation_file() as path:
-            if self.cache:
-                packed = load_or_pack(
-                    self._cache_key(path), lambda progress: self._parse(path, progress)
-                )
+            if cache:
+                key = self._cache_key(path)
+
+                def parse(progress: os.PathLike | None) -> Parsed:
+                    ids, records, facts = self._parse(path, progress)
+                    return ids, self._unless_changed(records, path, key["content"]), facts
+
+                packed = load_or_pack(key, parse)
             else:
                 packed = pack(self._parse(path))
         self._set_categories(packed.category_ids.tolist())
@@ -202,6 +226,16 @@ class FastAnnotations(_DetDataset):
         subset._labels = subset._label_ends = None
         return subset
 
+    def filter_data(self) -> list[dict[str, Any]]:
+        """Mmdet's, and count what it leaves out."""
+        kept = super().filter_data()
+        left = {data_info["img_id"] for data_info in kept}
+        dropped = [each for each in self.data_list if each["img_id"] not in left]
+        smallest = (self.filter_cfg or {}).get("min_size", 0)
+        small = sum(min(each["width"], each["height"]) < smallest for each in dropped)
+        self._facts["filtered"] = {"small": small, "other": len(dropped) - small}
+        return kept
+
     def load_data_list(self) -> list[dict[str, Any]]:
         """All images as Python objects, before they are filtered."""
         with garbage_collection_paused(), self._local_annotation_file() as path:
@@ -237,6 +271,15 @@ class FastAnnotations(_DetDataset):
             "indices": self._indices if self._indices is None else np.array(self._indices).tolist(),
         }
 
+    def _unless_changed(self, records: Iterable, path: str, content: str) -> Iterator:
+        """Go through records, and refuse them if the file is not what it was at the start."""
+        yield from records
+        if file_digest(path) != content:
+            raise ValueError(
+                f"ann_file={self.ann_file!r} was written to while it was read; start again when it "
+                f"is complete"
+            )
+
     def _parse(self, path: str, progress: os.PathLike | None = None) -> Parsed:
         annotations = self._read(path)
         chosen = self._choose(annotations)
@@ -251,7 +294,14 @@ class FastAnnotations(_DetDataset):
             labels = _labels_of(data_info)
             for label in set(labels):
                 image_count[label] += 1
-            yield encode(data_info), labels
+            try:
+                record = encode(data_info)
+            except OverflowError as error:
+                raise ValueError(
+                    f"ann_file={self.ann_file!r}: image id {data_info['img_id']} or an annotation "
+                    f"of it has a number that is far too large: {error}"
+                ) from None
+            yield record, labels
         self._facts["image_count"] = image_count
 
     def _read(self, path: str) -> AnnotationFile:
@@ -273,8 +323,18 @@ class FastAnnotations(_DetDataset):
             "category_names": annotations.category_names,
             "num_images": len(annotations.images),
             "left_out": np.bincount(annotations.left_out, minlength=len(REASONS)).tolist(),
+            "repeats": (len(annotations.repeats), *annotations.repeats[:1].ravel().tolist()),
+            "shared_pictures": self._shared_pictures(annotations.images),
         }
         return annotations
+
+    def _shared_pictures(self, images: Sequence[dict[str, Any]]) -> tuple:
+        """How many pictures several images name; the first of them, and the ids of two of these."""
+        key = self.PICTURES.key
+        times = collections.Counter(image[key] for image in images)
+        shared = [picture for picture, number in times.items() if number > 1]
+        ids = [image["id"] for image in images if image[key] in shared[:1]]
+        return (len(shared), *shared[:1], *ids[:2])
 
     def _set_categories(self, ids: list[int]) -> None:
         self.cat_ids = CategoryIds(ids)
@@ -319,10 +379,13 @@ class FastAnnotations(_DetDataset):
             raw_ann_info = annotations.annotations_of(index)
             broken = set()
             for number, annotation in enumerate(raw_ann_info):
-                if reasons[ends[index] + number] in _LOADED:
+                reason = reasons[ends[index] + number]
+                if reason in _LOADED:
                     segmentation = annotation.get("segmentation")
                     kind = problem_of(segmentation, image["width"], image["height"])
-                    if kind is not None:
+                    if kind is None and isinstance(segmentation, dict) and reason != CROWD:
+                        problems.note("run_lengths", annotation)
+                    elif kind is not None:
                         problems.note(kind, annotation)
                         if leave_out and kind in FATAL:
                             broken.add(number)
@@ -349,6 +412,11 @@ class FastAnnotations(_DetDataset):
         return any(getattr(step, "with_mask", False) for step in self.pipeline.transforms)
 
     @property
+    def _loads_polygons(self) -> bool:
+        steps = self.pipeline.transforms
+        return self._loads_masks and any(not getattr(step, "poly2mask", True) for step in steps)
+
+    @property
     def _leaves_out_broken_masks(self) -> bool:
         return self._loads_masks and self.broken_masks == "leave_out"
 
@@ -359,13 +427,55 @@ class FastAnnotations(_DetDataset):
         if sentence:
             # Crowd regions are a regular part of COCO's format.
             self._say(sentence, logging.WARNING if left_out[1:CROWD].any() else logging.INFO)
+        self._tell_of_images()
         if self._loads_masks:
             self._tell_of_masks()
         if not self.test_mode:
             self._require_instances(sentence, left_out)
 
+    def _tell_of_images(self) -> None:
+        small, other = (self._facts["filtered"][kind] for kind in ("small", "other"))
+        if small or other:
+            smallest = self.filter_cfg.get("min_size")
+            parts = [
+                text
+                for number, text in (
+                    (small, f"{small} less than {smallest} pixels wide or high"),
+                    (other, f"{other} without annotations"),
+                )
+                if number
+            ]
+            self._say(
+                f"{small + other} of {self._facts['num_images']} images are left out by "
+                f"filter_cfg={dict(self.filter_cfg)}: {', '.join(parts)}",
+                logging.WARNING if small else logging.INFO,
+            )
+        number, *first = self._facts["shared_pictures"]
+        if number:
+            self._say(
+                f"{number} pictures are named by more than one image, for example {first[0]!r} by "
+                f"image ids {first[1]} and {first[2]}: what one of them annotates is background in "
+                f"the other. Exports that were merged look so; make one image of them",
+                logging.WARNING,
+            )
+        number, *first = self._facts["repeats"]
+        if number:
+            self._say(
+                f"{number} annotations have the same image, category and box as another, for "
+                f"example ids {first[0]} and {first[1]}: such an object counts as often as it is "
+                f"there, and has to be found as often. Exports that were merged look so; remove "
+                f"the copies",
+                logging.WARNING,
+            )
+
     def _tell_of_masks(self) -> None:
         found = self._facts["segmentations"]
+        if self._loads_polygons and (text := describe_problems(found, POLYGONS_ONLY)):
+            raise ValueError(
+                f"ann_file={self.ann_file!r}: {text}. The pipeline's LoadAnnotations has "
+                f"poly2mask=False, with which MMDetection ignores objects without polygons. Remove "
+                f"poly2mask=False, or turn the encodings into polygons"
+            )
         if harmless := describe_problems(found, HARMLESS):
             self._say(harmless, logging.WARNING)
         fatal = describe_problems(found, FATAL)

@@ -1,4 +1,4 @@
-"""Compares, at the start of a run, the lists of categories of all that takes part in it."""
+"""Compares, at the start of a run, what all that takes part in it means by labels and image ids."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from mmdet.datasets import CocoDataset, CocoPanopticDataset
+from mmdet.datasets import BaseDetDataset, CocoDataset, CocoPanopticDataset
 from mmengine.config import Config
 from mmengine.fileio import get_local_path
 from mmengine.hooks import Hook
@@ -16,6 +16,7 @@ from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from ..annotations import ClassFrequency
+from ..annotations.ground_truth import GroundTruth
 from ..annotations.names import Categories, difference, repeated_name
 from ..annotations.reader import read_categories
 from ..datasets.fast_annotations import FastAnnotations
@@ -34,6 +35,8 @@ class CategoryCheckHook(Hook):
     must be the same names in the same order. Where one has no names, ids or numbers are compared.
     ``num_classes`` of heads and losses must be their number.
 
+    An evaluator must mean the same picture by an image id as the data set that is tested, too.
+
     It also warns if the training data show so many fewer or more images of a category than
     ``class_freq`` that the tail is another one.
 
@@ -50,7 +53,7 @@ class CategoryCheckHook(Hook):
         """Compare all that has been built.
 
         Raises:
-            ValueError: If two lists differ; the message names the first category that does.
+            ValueError: If two lists differ, or images; the message names the first that does.
         """
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         training = list(_data_sets(runner._train_loop))
@@ -59,6 +62,8 @@ class CategoryCheckHook(Hook):
         for loop in (runner._val_loop, runner._test_loop):
             found += _categories_of_evaluator(loop)
         found += _categories_of_losses(model)
+        for loop in (runner._val_loop, runner._test_loop):
+            _require_the_evaluators_images(loop)
         self._reference = found[0] if found else None
         for each in found:
             self._report(runner, repeated_name(each))
@@ -158,6 +163,17 @@ def _categories_of_evaluator(loop: Any) -> list[Categories]:
     return found
 
 
+def _require_the_evaluators_images(loop: Any) -> None:
+    """Refuse an evaluator of other images at the start: by the first image that is to be tested."""
+    for data_set in _data_sets(loop):
+        for metric in loop.evaluator.metrics:
+            truth = getattr(metric, "ground_truth", None)
+            if isinstance(truth, GroundTruth) and isinstance(data_set, BaseDetDataset):
+                for index in range(min(len(data_set), 1)):
+                    info = data_set.get_data_info(index)
+                    truth.require_image(info["img_id"], info.get("img_path"))
+
+
 def _frequencies(model: nn.Module) -> Iterator[tuple[Any, ClassFrequency]]:
     for module in model.modules():
         frequency = getattr(module, "class_frequency", None)
@@ -194,6 +210,8 @@ def _warn_of_another_tail(runner: Runner, model: nn.Module, training: list) -> N
     packed = [each.labels_by_image() for each in training]
     if None in packed:
         return
+    if len({len(each.cat_ids) for each in training}) > 1:
+        return  # which has been told
     counts = np.sum([each.image_count() for each in training], axis=0)
     num_images = sum(int((np.diff(ends, prepend=0) > 0).sum()) for _, ends in packed)
     shown = ClassFrequency(counts, num_images)

@@ -58,7 +58,8 @@ class FastLVISMetric(BaseMetric):
     Raises:
         ValueError: If an argument is out of range, ``ann_file`` is not valid or says what lvis-api
             could not evaluate, category names differ, or the detections are for images that it
-            does not have, have masks of another size than the image, or are not finite.
+            does not have or calls otherwise, have masks of another size than the image, or are not
+            finite.
         FileNotFoundError: If ``ann_file`` does not exist.
     """
 
@@ -111,6 +112,7 @@ class FastLVISMetric(BaseMetric):
         """Match the predictions of a batch; masks become run-length encodings."""
         for sample in data_samples:
             found = Detections.from_sample(sample, self.iou_types)
+            self.ground_truth.require_image(found.image_id, sample.get("img_path"))
             self._check(found)
             waiting = {pending.image_id for pending in self._pending}
             if found.image_id not in self._matched and found.image_id not in waiting:
@@ -121,11 +123,6 @@ class FastLVISMetric(BaseMetric):
 
     def _check(self, found: Detections) -> None:
         image_id, truth = found.image_id, self.ground_truth
-        if image_id not in truth:
-            raise ValueError(
-                f"detections for image id {image_id!r}, which ann_file={self.ann_file!r} "
-                f"does not have: val_dataloader and the evaluator must use the same annotation file"
-            )
         values = {"scores": found.scores, "bboxes": found.shapes.get("bbox", np.empty(0))}
         for name, array in values.items():
             if not np.isfinite(array).all():
@@ -251,10 +248,11 @@ class FastLVISMetric(BaseMetric):
         """One dict a category: its name, group, image count and APs (None if not measurable)."""
         rows = []
         for index, category in enumerate(self.ground_truth.categories):
+            count = category.get("image_count")
             row = {
                 "name": self.ground_truth.names[index] or str(category["id"]),
                 "frequency": category.get("frequency"),
-                "image_count": category.get("image_count"),
+                "image_count": count if isinstance(count, int) else None,
             }
             for iou_type, aps in per_category.items():
                 row[f"{iou_type}_AP"] = None if np.isnan(aps[index]) else float(aps[index])

@@ -553,7 +553,7 @@ def test_a_parse_that_fails_leaves_nothing_behind(tmp_path, cache, monkeypatch, 
         del changed["annotations"][-1]["bbox"]
     path = write(tmp_path / "broken.json", changed)
     if error is KeyboardInterrupt:
-        monkeypatch.setattr(FastLVISV1Dataset, "parse_data_info", interrupt)
+        monkeypatch.setattr(FastLVISV1Dataset, "_data_infos", interrupt)
     for _ in range(2):
         with logged() as log, pytest.raises(error):
             load(path)
@@ -565,7 +565,7 @@ def test_a_parse_that_fails_leaves_nothing_behind(tmp_path, cache, monkeypatch, 
     assert len(load(path)) == 6
 
 
-def interrupt(self, raw_data_info):
+def interrupt(self, *args):
     raise KeyboardInterrupt
 
 
@@ -645,10 +645,11 @@ def kill_oneself(*_args, **_kwargs):
 class Killed(FastLVISV1Dataset):
     """Its process dies in the middle of the images, if so told."""
 
-    def parse_data_info(self, raw_data_info):
-        if os.environ.get("KILLED") == "parsing" and raw_data_info["raw_img_info"]["id"] == 97:
-            kill_oneself()
-        return super().parse_data_info(raw_data_info)
+    def _data_infos(self, *args):
+        for data_info in super()._data_infos(*args):
+            if os.environ.get("KILLED") == "parsing" and data_info["img_id"] == 97:
+                kill_oneself()
+            yield data_info
 
 
 def load_and_die(ann_file, stage):
@@ -760,6 +761,19 @@ def test_list_tells_of_each_entry(two_entries, cache, tool):
     assert len(entries(cache)) == 2
 
 
+def test_an_entry_that_goes_meanwhile_is_not_listed(two_entries, tool, monkeypatch):
+    is_ours = annotation_cache._is_ours
+
+    def then_gone(folder):
+        found = is_ours(folder)
+        if found and len(entries(folder.parent)) == 2:
+            shutil.rmtree(folder)
+        return found
+
+    monkeypatch.setattr(annotation_cache, "_is_ours", then_gone)
+    assert tool("list")[-1].startswith("1 entries")
+
+
 def test_list_with_a_pattern(two_entries, tool):
     line, total = tool("list", "_val.")
     assert two_entries["FastLVISV05Dataset"] in line
@@ -865,7 +879,7 @@ def test_help_teaches(tool, capsys):
         tool("--help")
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    for word in ("MMDET_DROPLOSS_CACHE", "list", "clear", "examples:", "parse_data_info"):
+    for word in ("MMDET_DROPLOSS_CACHE", "list", "clear", "examples:"):
         assert word in text
 
 

@@ -64,7 +64,7 @@ def write(folder, segmentation, **more):
     picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     assert cv2.imwrite(str(folder / "0.png"), picture)
     ids = {"image_id": 5, "category_id": 1, "bbox": [1, 2, 5, 6], "area": 30}
-    second = {"id": 42, **ids, "segmentation": segmentation, **more}
+    second = {"id": 42, **ids, "bbox": [1, 2, 5, 7], "segmentation": segmentation, **more}
     if segmentation == "absent":
         del second["segmentation"]
     content = {

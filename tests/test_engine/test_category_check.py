@@ -133,6 +133,21 @@ def test_what_agrees_is_trained_on(tmp_path):
     assert run(tmp_path, data_set(train), data_set(val), dict(ann_file=val), model) == 1
 
 
+def test_an_evaluator_of_other_images_is_refused_before_the_training(tmp_path):
+    train, val = write(tmp_path, "train"), write(tmp_path, "val")
+    content = json.loads(Path(val).read_text())
+    for image in content["images"]:
+        image["file_name"] = f"other_{image['file_name']}"
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="is tested as image id .*other.json' is 'other_"):
+        run(tmp_path, data_set(train), data_set(val), dict(ann_file=str(other)))
+    del content["images"][0]
+    other.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="is tested, which the evaluator's .*other.json"):
+        run(tmp_path, data_set(train), data_set(val), dict(ann_file=str(other)))
+
+
 @pytest.mark.parametrize(
     "names, message",
     [

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -448,6 +449,7 @@ def test_ap_per_category_is_that_of_lvis_api(tmp_path, monkeypatch):
 
 def test_classwise_logs_a_table(tmp_path):
     truth, detections = random_data(42)
+    truth["categories"][0]["image_count"] = "7"  # what is no number does not stop it
     with logged() as log:
         run(FastLVISMetric(write(tmp_path, truth), classwise=True), data_samples(detections))
     for category in truth["categories"]:
@@ -627,7 +629,8 @@ def one_sample(**changes):
     )
     found.update({key: value for key, value in changes.items() if key in found})
     image_id = changes.get("img_id", random_data(0)[0]["images"][0]["id"])
-    return dict(img_id=image_id, pred_instances=found)
+    of_image = {key: value for key, value in changes.items() if key == "img_path"}
+    return dict(img_id=image_id, pred_instances=found, **of_image)
 
 
 @pytest.mark.parametrize(
@@ -635,7 +638,8 @@ def one_sample(**changes):
     [
         (dict(scores=torch.tensor([math.nan])), "scores of image id .* NaN"),
         (dict(bboxes=torch.tensor([[1.0, 1, 5, math.nan]])), "bboxes of image id .* NaN"),
-        (dict(img_id=12345), "12345.*val.json.*does not have.*same annotation file"),
+        (dict(img_id=12345), "12345.*val.json.*does not have.*same ann_file"),
+        (dict(img_path="data/val/7.jpg"), "'data/val/7.jpg' is tested.*train2017.*same ann_file"),
         (dict(labels=torch.tensor([7])), "labels .* from 7 to 7.*7 categories"),
         (dict(labels=torch.tensor([-1])), "labels .* from -1 to -1"),
     ],
@@ -644,6 +648,41 @@ def test_bad_predictions(tmp_path, changes, message):
     metric = FastLVISMetric(write(tmp_path, random_data(0)[0]))
     with pytest.raises(ValueError, match=message):
         metric.process({}, [one_sample(**changes)])
+
+
+@pytest.mark.parametrize(
+    "image, path",
+    [
+        (dict(file_name="a/b.jpg"), "/elsewhere/b.png"),  # the pictures were converted
+        (dict(file_name="COCO_val2014_000000000042.jpg"), "val2014/000000000042.jpg"),  # LVIS v0.5
+        (dict(coco_url="http://images.cocodataset.org/val2017/1.2.jpg"), "val2017/1.2.jpg"),
+        (dict(), "whatever.jpg"),  # the file does not say
+        (dict(file_name="a/b.jpg"), None),  # an array was tested
+    ],
+)
+def test_the_name_of_a_picture_is_told_from_another(tmp_path, image, path):
+    truth = random_data(0)[0]
+    truth["images"][0].pop("coco_url")
+    truth["images"][0].update(image)
+    metric = FastLVISMetric(write(tmp_path, truth))
+    metric.process({}, [one_sample(img_path=path)])
+    if image and path is not None:
+        with pytest.raises(ValueError, match="is tested as image id"):
+            metric.process({}, [one_sample(img_path=f"{path}.jpg")])
+
+
+@pytest.mark.parametrize("then", ["", "{}", "the boxes elsewhere", "longer"])
+def test_a_file_that_is_written_anew_does_not_change_the_metric(tmp_path, then):
+    truth, detections = random_data(3)
+    ann_file = write(tmp_path, truth)
+    metric, samples = FastLVISMetric(ann_file), data_samples(detections)
+    before = run(metric, samples)
+    text = Path(ann_file).read_text()
+    if then == "the boxes elsewhere":  # with as many bytes
+        then = text.translate(str.maketrans("123456789", "912345678"))
+        assert len(then) == len(text)
+    Path(ann_file).write_text(text + " " * 9999 if then == "longer" else then)
+    assert run(metric, samples) == before
 
 
 def test_predictions_without_masks(tmp_path):

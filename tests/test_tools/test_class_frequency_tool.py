@@ -114,6 +114,21 @@ def test_pictures_that_are_as_the_file_says(run, annotations: Path, tmp_path: Pa
     assert caught.value.code == 0
 
 
+@pytest.mark.parametrize(("value", "num_images"), [(0.07, 100), (0.29, 100), (0.1, 30), (1, 7)])
+def test_the_most_images_are_those_of_the_rule(run, tmp_path: Path, value: float, num_images: int):
+    counts = list(range(1, num_images + 1))
+    file = tmp_path / "counts.json"
+    file.write_text(json.dumps(dict(num_images=num_images, image_count=counts)))
+    most = max(count for count in counts if count / num_images < value)
+    output = run(file, "--lambda", value, "--top", 0)
+    assert f"at most {most} images: {most} of {num_images} categories" in output
+
+
+def test_a_folder_cannot_be_written(run, annotations: Path, tmp_path: Path):
+    with pytest.raises(SystemExit, match="class_frequency.py: error: .*directory"):
+        run(annotations, "--out", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

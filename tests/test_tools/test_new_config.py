@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -192,7 +193,7 @@ def test_a_misspelt_base(tool, home, capsys):
     assert "did you mean droploss/mask_rcnn_r50_fpn_lvis.py" in message
 
 
-def test_lvis_v1_files_keep_their_groups_and_urls(tool, home):
+def test_lvis_v1_files_keep_their_groups_and_urls(tool, home, capsys):
     for name in ("train", "val"):
 
         def change(content):
@@ -210,6 +211,35 @@ def test_lvis_v1_files_keep_their_groups_and_urls(tool, home):
     assert "class_freq" not in cfg.val_evaluator
     metric = METRICS.build(cfg.val_evaluator)
     assert [c["frequency"] for c in metric.ground_truth.categories] == ["f", "c", "r"]
+    # The letter of the second category is not that of its six training images.
+    text = Path("my_config.py").read_text()
+    for where in (capsys.readouterr().out, re.sub(r"\n# ", " ", text)):
+        assert "for 1 of 3 categories" in where and "'c' there and has 6 training images" in where
+    # LVIS's names are not those of these categories, and the run that starts is told so.
+    for split in ("train", "val"):
+        dataset = DATASETS.build(cfg[f"{split}_dataloader"].dataset)
+        assert dataset.metainfo["classes"] == dataset.category_names
+
+
+def test_many_names_are_packed_into_lines(tool):
+    names = [f"category number {i}" + " with 'quotes', \"both\"" * (i % 3) for i in range(300)]
+    text = tool.pack(names)
+    assert list(eval(f"({text})")) == names
+    assert 50 < len(text.splitlines()) < 290
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_lvis_own_names_are_not_repeated(tool):
+    names = DATASETS.get("FastLVISV1Dataset").METAINFO["classes"]
+    file = SimpleNamespace(
+        name="lvis",
+        category_names=tuple(names),
+        categories=[dict(id=i, name=name) for i, name in enumerate(names)],
+    )
+    assert tool.names_to_write("FastLVISV1Dataset", file) == ()
+    file.category_names, file.categories = file.category_names[1:], file.categories[1:]
+    assert tool.names_to_write("FastLVISV1Dataset", file) == tuple(names[1:])
+    assert tool.names_to_write("FastCocoDataset", file) == ()
 
 
 # ---------------------------------------------------------------- proposals

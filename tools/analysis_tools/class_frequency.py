@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import io
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,20 +90,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     try:
         frequency = load(args.class_freq)
-        report = describe(frequency, args.lambdas, args.top)
-    except (ValueError, FileNotFoundError) as error:
+        print(describe(frequency, args.lambdas, args.top))
+        if args.out is not None:
+            write_atomically(args.out, frequency.to_json())
+            print(f"\nwrote {args.out}: class_freq='{args.out}' reads it")
+        if args.plot is not None:
+            write_atomically(args.plot, plot(frequency))
+            print(f"\nwrote {args.plot}")
+    except (ValueError, OSError) as error:
         sys.exit(f"class_frequency.py: error: {error}")
-    print(report)
-    if args.out is not None:
-        write_atomically(args.out, frequency.to_json())
-        print(f"\nwrote {args.out}: class_freq='{args.out}' reads it")
-    if args.plot is not None:
-        write_atomically(args.plot, plot(frequency))
-        print(f"\nwrote {args.plot}")
     if args.check_images is not None:
         try:
             images = read_annotation_file(args.class_freq, require_annotations=False).images
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, OSError) as error:
             sys.exit(f"class_frequency.py: error: --check-images needs an annotation file: {error}")
         sys.exit(check_images(images, args.check_images))
 
@@ -192,7 +190,9 @@ def tail_lines(frequency: ClassFrequency, lambdas: Sequence[float]) -> str:
     lines.append(tail_line("default, at most 100 images", frequency, frequency.tail()))
     for value in lambdas:
         tail = frequency.tail(value)
-        most = math.ceil(value * frequency.num_images) - 1
+        # By the rule itself: value * num_images is rounded otherwise than count / num_images.
+        counts = np.arange(frequency.num_images + 1)
+        most = ClassFrequency(counts, frequency.num_images).tail(value).sum() - 1
         lines.append(tail_line(f"lambda_={value:g}, at most {most} images", frequency, tail))
     return "\n".join(lines)
 

@@ -21,7 +21,7 @@ DESCRIPTION = f"""\
 FastCocoDataset, FastLVISV1Dataset and FastLVISV05Dataset parse an annotation file once per machine
 and keep the result in a cache, which all processes map into memory. An entry is used only for the
 very content and options it was made of, so that clearing is never needed for correctness; it makes
-room, or follows an edit of a subclass's parse_data_info. Running trainings are not disturbed.
+room. Running trainings are not disturbed.
 
 The cache is in the user's cache folder, or where {CACHE_VARIABLE} says.
 """

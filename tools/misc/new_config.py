@@ -46,6 +46,7 @@ from mmdet_droploss.annotations import (
     load_class_frequency,
     read_annotation_file,
 )
+from mmdet_droploss.annotations.ground_truth import GroundTruth
 from mmdet_droploss.annotations.names import Categories, difference, repeated_name
 from mmdet_droploss.annotations.pictures import PictureRule, check_pictures
 from mmdet_droploss.models.losses import LongTailLoss
@@ -119,9 +120,17 @@ num_classes = {{ num_classes }}
 head = dict(num_classes=num_classes{% if loss %}, loss_cls=dict({{ loss | join(", ") }}){% endif %})
 model = dict(roi_head=dict(bbox_head=head, mask_head=dict(num_classes=num_classes)))
 
+{% if class_names -%}
+# The files' categories; {{ dataset }}'s own are all of LVIS.
+classes = (
+{{ class_names | pack }}
+)
+data = dict(type="{{ dataset }}", data_root="", metainfo=dict(_delete_=True, classes=classes))
+{% else -%}
 # The names of the categories come from the files.
 data = dict(type="{{ dataset }}", data_root="")
-{% if base_has_names -%}
+{% endif -%}
+{% if base_has_names and not class_names -%}
 data["metainfo"] = dict(_delete_=True)  # the base's names are not these
 {% endif -%}
 pictures = dict(img="{{ pictures }}")
@@ -135,6 +144,9 @@ pictures = dict(img="{{ val_pictures }}")
 {% endif -%}
 val_dataloader = dict(dataset=dict(ann_file=val, data_prefix=pictures, **data))
 test_dataloader = val_dataloader
+{% if other_groups -%}
+{{ other_groups | comment }}
+{% endif -%}
 val_evaluator = dict(ann_file=val{{ "" if val_has_groups else ", class_freq=train" }})
 test_evaluator = val_evaluator
 
@@ -163,6 +175,17 @@ default_hooks = dict(checkpoint=dict(interval={{ schedule.interval }}))
 def comment(text: str) -> str:
     """The text as lines of comment."""
     return textwrap.fill(text, 98, initial_indent="# ", subsequent_indent="# ")
+
+
+def pack(names: Sequence[str]) -> str:
+    """The names as the lines of a tuple."""
+    lines = [""]
+    for name in names:
+        part = f"{name!r}, "
+        if lines[-1] and len(lines[-1] + part) > 92:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(" " * 4 + line.rstrip() for line in lines)
 
 
 def loss_arguments(base: Config, tail: Tail) -> list[str]:
@@ -210,19 +233,49 @@ def dataset_type(train: AnnotationFile, val: AnnotationFile) -> str:
     )
 
 
+def _categories(file: AnnotationFile) -> Categories:
+    return Categories.of_file(file.name, file.categories)
+
+
 def check_names(train: AnnotationFile, val: AnnotationFile) -> None:
     """Compare the categories of the two files.
 
     Raises:
         ValueError: If they are not the same in the same order; names the first that differs.
     """
-    lists = [Categories.of_file(file.name, file.categories) for file in (train, val)]
+    lists = [_categories(file) for file in (train, val)]
     text = repeated_name(lists[0]) or difference(*lists)
     if text:
         raise ValueError(
             f"{text}. A label is a category's place in the file, so both must list the same "
             f"categories in the same order"
         )
+
+
+def names_to_write(type_: str, file: AnnotationFile) -> tuple[str, ...]:
+    """The names of a file, if the data set would take others for them; else none."""
+    own = DATASETS.get(type_).METAINFO.get("classes")
+    if own is None or file.category_names is None:
+        return ()
+    theirs = Categories("its own", len(own), tuple(own))
+    return file.category_names if difference(theirs, _categories(file)) else ()
+
+
+def describe_other_groups(ground_truth: GroundTruth, frequency: ClassFrequency) -> str | None:
+    """Where the letters of the validation file are not the groups of the training images."""
+    letters = [category["frequency"] for category in ground_truth.categories]
+    counted = [GROUP_NAMES[group][0] for group in frequency.groups]
+    differ = [label for label in range(len(letters)) if letters[label] != counted[label]]
+    if not differ:
+        return None
+    first = differ[0]
+    return (
+        f"APr, APc and APf go by the letters in {ground_truth.ann_file}, which for {len(differ)} "
+        f"of {len(letters)} categories are not those of the training images: "
+        f"{ground_truth.names[first]!r} is {letters[first]!r} there and has "
+        f"{frequency.image_count[first]} training images, {counted[first]!r}. class_freq=train in "
+        f"val_evaluator counts the training images instead."
+    )
 
 
 def check_all_pictures(file: AnnotationFile, folder: str, rule: PictureRule) -> None:
@@ -280,7 +333,7 @@ def write(args: argparse.Namespace) -> None:
     build_dataset(base, type_, "val", args.val, val_pictures)
     frequency = load_class_frequency(args.train)
     val_has_groups = all(category.get("frequency") for category in val.categories)
-    METRICS.build(
+    metric = METRICS.build(
         {
             **base.val_evaluator,
             "ann_file": args.val,
@@ -301,14 +354,17 @@ def write(args: argparse.Namespace) -> None:
         schedule = propose_schedule(num_images, batch_size * args.gpus, base)
     has_rfs = base.train_dataloader.sampler.type == "RepeatFactorSampler"
     template = jinja2.Environment(keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
-    template.filters["comment"] = comment
+    template.filters |= {"comment": comment, "pack": pack}
+    other_groups = describe_other_groups(metric.ground_truth, frequency)
     text = template.from_string(TEMPLATE).render(
         args=args,
         summary=f"{frequency.num_classes} categories, {num_images:,} images to train on, "
         f"{len(val.images):,} to validate on.",
         base=base_path(CONFIGS / args.base, args.out.resolve()),
         base_has_names="metainfo" in base.train_dataloader.dataset,
+        class_names=names_to_write(type_, train),
         num_classes=frequency.num_classes,
+        other_groups=other_groups,
         loss=loss,
         tail=tail,
         dataset=type_,
@@ -321,6 +377,8 @@ def write(args: argparse.Namespace) -> None:
     write_atomically(args.out, text)
     if "class_freq=train" in loss:
         print(f"\nThe tail: {tail.reason}.")
+    if other_groups is not None:
+        print(other_groups)
     if schedule is not None:
         print(f"The schedule: {schedule.reason}.")
     print(f"wrote {args.out}: read it, change what you know better. Then train:\n")

@@ -1,0 +1,256 @@
+"""Files and data sets that used to train on something else than they say, without a word."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import numpy as np
+import pytest
+from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
+
+from mmdet_droploss.annotations import read_annotation_file
+from mmdet_droploss.datasets import FastCocoDataset
+
+WIDTH, HEIGHT = 64, 48
+LOAD = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations", with_bbox=True, with_mask=True, poly2mask=False),
+]
+
+
+@pytest.fixture(autouse=True)
+def _surroundings(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMDET_DROPLOSS_CACHE", str(tmp_path / "cache"))
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        yield
+
+
+@pytest.fixture
+def log():
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel("INFO")
+    lines: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = lines.append
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
+def annotation(id_, image_id, box=(1, 1, 40, 30), **more):
+    x, y, w, h = box
+    polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
+    return {
+        **dict(id=id_, image_id=image_id, category_id=1, bbox=list(box), area=w * h, iscrowd=0),
+        **dict(segmentation=[polygon]),
+        **more,
+    }
+
+
+def content(num_images=3):
+    return {
+        "images": [
+            dict(id=i, file_name=f"{i}.jpg", width=WIDTH, height=HEIGHT)
+            for i in range(1, num_images + 1)
+        ],
+        "annotations": [annotation(i, i) for i in range(1, num_images + 1)],
+        "categories": [dict(id=1, name="ant")],
+    }
+
+
+def write(path, document):
+    path.write_text(json.dumps(document))
+    return str(path)
+
+
+def load(ann_file, cls=FastCocoDataset, **options):
+    dataset = cls(ann_file=ann_file, data_prefix=dict(img="images/"), **options)
+    dataset.full_init()
+    return dataset
+
+
+def said(log, level=logging.WARNING):
+    return [record.getMessage() for record in log if record.levelno == level]
+
+
+# ---------------------------------------------------------------- merged exports
+
+
+@pytest.mark.parametrize("start", ["first", "from the cache"])
+def test_annotations_that_are_there_twice_are_told(tmp_path, log, start):
+    document = content()
+    document["annotations"] += [annotation(id_ + 100, id_) for id_ in (1, 3)]
+    ann_file = write(tmp_path / "merged.json", document)
+    if start == "from the cache":
+        load(ann_file)
+        log.clear()
+    load(ann_file)
+    (line,) = said(log)
+    assert "2 annotations have the same image, category and box" in line
+    assert "ids 1 and 101" in line or "ids 3 and 103" in line
+
+
+def test_annotations_that_differ_in_one_thing_are_no_copies(tmp_path, log):
+    document = content()
+    document["categories"].append(dict(id=2, name="bee"))
+    document["annotations"] += [
+        annotation(11, 1, category_id=2),
+        annotation(12, 1, box=(1, 1, 40, 31)),
+        annotation(13, 1, box=(1, 2, 40, 30)),
+    ]
+    load(write(tmp_path / "near.json", document))
+    assert said(log) == []
+
+
+def test_repeats_are_found_as_by_comparing_all_pairs(tmp_path):
+    rng = np.random.default_rng(0)
+    document = content()
+    document["categories"].append(dict(id=2, name="bee"))
+    keys = rng.integers(1, 3, (200, 4)).tolist()
+    document["annotations"] = [
+        annotation(index, image, box=(x, 1, w, 30), category_id=category)
+        for index, (image, category, x, w) in enumerate(keys)
+    ]
+    found = read_annotation_file(write(tmp_path / "random.json", document)).repeats
+    assert len(found) == len(keys) - len(set(map(tuple, keys)))
+    assert all(one != other and keys[one] == keys[other] for one, other in found.tolist())
+
+
+def test_a_picture_of_two_images_is_told(tmp_path, log):
+    document = content()
+    document["images"][2]["file_name"] = "1.jpg"
+    load(write(tmp_path / "shared.json", document))
+    (line,) = said(log)
+    assert "1 pictures" in line and "'1.jpg' by image ids 1 and 3" in line
+
+
+# ---------------------------------------------------------------- what a filter leaves out
+
+
+@pytest.mark.parametrize("serialize_data", [True, False])
+def test_images_that_a_filter_leaves_out_are_told(tmp_path, log, serialize_data):
+    document = content(5)
+    document["images"][0]["height"] = document["images"][1]["height"] = 24
+    for annotation_ in document["annotations"]:
+        annotation_.update(bbox=[1, 1, 20, 20])
+    del document["annotations"][4]
+    ann_file = write(tmp_path / "small.json", document)
+    options = dict(
+        filter_cfg=dict(filter_empty_gt=True, min_size=32), serialize_data=serialize_data
+    )
+    assert len(load(ann_file, **options)) == 2
+    (line,) = said(log)
+    assert "3 of 5 images are left out" in line
+    assert "2 less than 32 pixels wide or high, 1 without annotations" in line
+    log.clear()
+    options["filter_cfg"] = dict(filter_empty_gt=True)
+    load(ann_file, **options)
+    assert said(log) == []
+    assert any("1 of 5 images are left out" in text for text in said(log, logging.INFO))
+
+
+# ---------------------------------------------------------------- masks
+
+
+@pytest.mark.parametrize("poly2mask", [False, True])
+def test_run_lengths_are_refused_where_only_polygons_are_loaded(tmp_path, poly2mask):
+    document = content()
+    runs = dict(size=[HEIGHT, WIDTH], counts=[0, HEIGHT * WIDTH])
+    document["annotations"][1]["segmentation"] = runs
+    ann_file = write(tmp_path / "rle.json", document)
+    pipeline = [LOAD[0], {**LOAD[1], "poly2mask": poly2mask}]
+    if poly2mask:
+        load(ann_file, pipeline=pipeline)
+        return
+    for _ in range(2):  # the second time from the cache
+        with pytest.raises(ValueError, match="id 2 of image id 2.*poly2mask=False"):
+            load(ann_file, pipeline=pipeline)
+    document["annotations"][1]["iscrowd"] = 1  # which COCO always has as run lengths
+    load(write(tmp_path / "crowd.json", document), pipeline=LOAD)
+
+
+def test_a_number_that_is_far_too_large_is_named(tmp_path):
+    document = content()
+    document["annotations"][1]["segmentation"][0][0] = 2**70
+    with pytest.raises(ValueError, match="image id 2 .*far too large"):
+        load(write(tmp_path / "large.json", document))
+
+
+# ---------------------------------------------------------------- subclasses and the cache
+
+
+class AtLeast(FastCocoDataset):
+    """Has an option of its own."""
+
+    def __init__(self, *args, min_area=0, **kwargs):
+        self.min_area = min_area
+        super().__init__(*args, **kwargs)
+
+    def parse_data_info(self, raw):
+        annotations = [a for a in raw["raw_ann_info"] if a["area"] >= self.min_area]
+        return super().parse_data_info({**raw, "raw_ann_info": annotations})
+
+
+class FirstOnly(FastCocoDataset):
+    """Chooses images by itself."""
+
+    number = 1
+
+    def filter_data(self):
+        return super().filter_data()[: self.number]
+
+
+class Reversed(FastCocoDataset):
+    """Loads by itself."""
+
+    def load_data_list(self):
+        return super().load_data_list()[::-1]
+
+
+def test_a_subclass_with_its_own_rules_gets_no_items_of_another(tmp_path, monkeypatch):
+    document = content()
+    document["annotations"][0]["area"] = 5
+    ann_file = write(tmp_path / "train.json", document)
+    for min_area, number in ((0, 3), (100, 2), (0, 3)):
+        dataset = load(ann_file, AtLeast, min_area=min_area)
+        assert sum(len(dataset.get_data_info(i)["instances"]) for i in range(3)) == number
+    for number in (1, 2):
+        monkeypatch.setattr(FirstOnly, "number", number)
+        assert len(load(ann_file, FirstOnly)) == number
+    assert [load(ann_file, Reversed).get_data_info(i)["img_id"] for i in range(3)] == [3, 2, 1]
+
+
+def test_a_subclass_that_only_has_another_name_is_kept(tmp_path, log):
+    class Renamed(FastCocoDataset):
+        pass
+
+    ann_file = write(tmp_path / "train.json", content())
+    load(ann_file, Renamed)
+    assert any((tmp_path / "cache").iterdir())
+    assert not any("not in the annotation cache" in text for text in said(log, logging.INFO))
+    load(ann_file, AtLeast)
+    assert any("not in the annotation cache" in text for text in said(log, logging.INFO))
+
+
+def test_a_file_that_is_written_to_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "train.json"
+    old, new = content(), content()
+    new["annotations"][0]["bbox"] = [5, 5, 9, 9]
+    ann_file = write(path, old)
+    parse = FastCocoDataset._parse
+
+    def written_to(self, *args):
+        write(path, new)
+        return parse(self, *args)
+
+    monkeypatch.setattr(FastCocoDataset, "_parse", written_to)
+    with pytest.raises(ValueError, match="was written to while it was read"):
+        load(ann_file)
+    monkeypatch.undo()
+    monkeypatch.setenv("MMDET_DROPLOSS_CACHE", str(tmp_path / "cache"))
+    write(path, old)
+    assert load(ann_file).get_data_info(0)["instances"][0]["bbox"] == [1, 1, 41, 31]
