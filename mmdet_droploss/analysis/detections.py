@@ -12,7 +12,7 @@ import orjson
 
 from ..annotations import ClassFrequency, GroundTruth
 from ..evaluation.lvis_evaluator import evaluate_results
-from .runs import InputError, Run, require
+from .runs import KEYS, InputError, Run, require
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,30 @@ class Detections:
             if len(found) != len(self.names) or (has_names and found != self.names):
                 raise InputError(
                     f"{run.metrics_file} is about other categories than --ann {self.ann_file}"
+                )
+
+    def check_metrics(self, run: Run, iou_type: str) -> None:
+        """Refuse a run whose metrics are not those of its detections on these annotations.
+
+        Args:
+            run: One that passes :meth:`check_runs`.
+            iou_type: ``'segm'`` or ``'bbox'``.
+
+        Raises:
+            InputError: If a metric differs by more than 1e-6.
+        """
+        evaluation = self.evaluation(run.results_file(iou_type), iou_type)
+        evaluation.summary_lines()  # this computes what get_results() returns
+        numbers = evaluation.get_results()
+        for key in KEYS:
+            expected = run.metrics.get(f"{iou_type}_{key}", -1.0)
+            if abs(numbers[key] - expected) > 1e-6:
+                raise InputError(
+                    f"{run.metrics_file} says {iou_type} {key} {expected:.4f}, but with --ann "
+                    f"{self.ann_file} it is {numbers[key]:.4f}: the run was tested on other "
+                    f"annotations, --train-ann makes other groups of the categories, or "
+                    f"{run.results_file(iou_type)} is no longer that of the test; give those, or "
+                    f"test it again"
                 )
 
     def protocol(self) -> Protocol:

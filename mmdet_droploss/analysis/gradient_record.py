@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import zipfile
+import zlib
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -99,6 +100,9 @@ _PER_STAGE = (
     "background_score",
     "background_proposals",
 )
+#: What a damaged archive raises. RuntimeError: one whose damage says that it is encrypted, or of a
+#: method that zipfile does not know; TypeError: an array that is in no archive.
+_DAMAGED = (OSError, ValueError, EOFError, RuntimeError, TypeError, zipfile.BadZipFile, zlib.error)
 
 
 def load_gradient_record(path: str | os.PathLike) -> GradientRecord:
@@ -113,10 +117,15 @@ def load_gradient_record(path: str | os.PathLike) -> GradientRecord:
             content = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise ValueError(f"{path} is no gradient record, or is cut short: {error}") from error
     if str(content.pop("format", "")) != _FORMAT:
         raise ValueError(f"{path} is no gradient record of this version ({_FORMAT})")
+    missing = {f.name for f in fields(GradientRecord)} - content.keys()
+    if missing:
+        raise ValueError(
+            f"{path} is no gradient record, or is damaged: it has no {', '.join(sorted(missing))}"
+        )
     return GradientRecord(
         **{name: content[name] for name in ("stages", *_PER_STAGE)},
         loss=str(content["loss"]),

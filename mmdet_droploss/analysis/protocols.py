@@ -2,43 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import orjson
 
 from ..annotations import load_class_frequency
+from ..datasets.annotation_cache import file_digest
 from ..evaluation.lvis_evaluator import METRIC_KEYS, category_ap
 from ..utils import write_atomically
 from .detections import Detections
-from .runs import IOU_TITLES, load_run
+from .runs import IOU_TITLES, Run, load_run, training_log
 
 
 def evaluate_again(folder: Path, ann_file: Path, train_ann: str, target: Path) -> None:
     """Evaluate a tested run's detections on other annotations of the same images.
 
     Annotations that list other categories as absent judge other detections; see :class:`.Protocol`.
-    What is written is what a test writes, so the other tools read it as a run. Nothing is done if
-    the target is newer than the test's results and the annotations.
+    What is written is what a test writes, so the other tools read it as a run, and a note of what
+    it was made of. Nothing is done if that is still the same.
 
     Args:
         folder: The work dir of the run, with ``val.*.json``.
         ann_file: The other annotations.
         train_ann: Frequencies of the training set, whatever ``class_freq`` may be.
-        target: A folder that gets ``val.metrics.json``.
+        target: A folder that gets ``val.metrics.json`` and ``made_of.json``.
 
     Raises:
         InputError: If the run is not tested, or the detections are of other images or categories.
         ValueError: If the annotations cannot be evaluated.
+        FileNotFoundError: If there are no such annotations.
     """
     run = load_run(folder.name, folder)
-    written = target / "val.metrics.json"
-    sources = (run.metrics_file, ann_file)
-    if written.is_file() and all(
-        written.stat().st_mtime_ns > source.stat().st_mtime_ns for source in sources
-    ):
-        return
     iou_types = [t for t in IOU_TITLES if f"{t}_AP" in run.metrics]
+    written, note = target / "val.metrics.json", target / "made_of.json"
+    sources = sources_of(run, iou_types, ann_file, train_ann)
+    if written.is_file() and note.is_file() and note.read_bytes() == sources:
+        return
     detections = Detections(ann_file, load_class_frequency(train_ann), iou_types)
     detections.check_runs([run])
     metrics: dict[str, float] = {}
@@ -50,13 +51,33 @@ def evaluate_again(folder: Path, ann_file: Path, train_ann: str, target: Path) -
         metrics |= {f"{iou_type}_{key}": float(numbers[key]) for key in METRIC_KEYS}
         for row, ap in zip(rows, category_ap(evaluation), strict=True):
             row[f"{iou_type}_AP"] = None if np.isnan(ap) else float(ap)
-    config_files = sorted(folder.glob("*/vis_data/config.py"))
-    if config_files:  # so that the copy, too, says what it was trained with
-        copy = target / config_files[-1].relative_to(folder)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(copy, config_files[-1].read_bytes())
-    target.mkdir(parents=True, exist_ok=True)
+    note.unlink(missing_ok=True)  # if this is stopped on the way, the earlier note is not true
+    log = training_log(folder)
+    if log is not None:  # so that the copy, too, says what it was trained with
+        for file in (log / "config.py", log / "scalars.json"):
+            write_atomically(target / file.relative_to(folder), file.read_bytes())
     write_atomically(
         written,
         orjson.dumps({"metrics": metrics, "per_category": rows}, option=orjson.OPT_INDENT_2),
+    )
+    write_atomically(note, sources)
+
+
+def sources_of(run: Run, iou_types: Sequence[str], ann_file: Path, train_ann: str) -> bytes:
+    """What an evaluation is made of, as JSON: the same text only if all of it is the same.
+
+    Annotations count by their content. The results, which are large and written by a test as a
+    whole, count by size and time.
+    """
+    results = [run.metrics_file, *map(run.results_file, iou_types)]
+    stats = {file.name: file.stat() for file in results}
+    # A bundled list of frequencies has a name and no file.
+    frequencies = file_digest(train_ann) if Path(train_ann).is_file() else None
+    return orjson.dumps(
+        {
+            "results": {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()},
+            "annotations": [str(ann_file), file_digest(ann_file)],
+            "frequencies": [train_ann, frequencies],
+        },
+        option=orjson.OPT_INDENT_2,
     )

@@ -14,6 +14,7 @@ import jinja2
 import numpy as np
 
 from ..annotations import GROUP_NAMES, ClassFrequency, load_class_frequency
+from ..annotations.progress import track
 from ..version import __version__
 from .detections import Detections
 from .intervals import Difference, differences
@@ -66,6 +67,8 @@ class Comparison:
 def compare(ann: Path, train_ann: str, runs: Sequence[str], bootstrap: int = 1000) -> Comparison:
     """Read everything and compute the differences.
 
+    Every run is evaluated once more, so that the table is about the annotations that it names.
+
     Args:
         ann: The annotations that the runs were tested on.
         train_ann: Whatever ``class_freq`` may be.
@@ -73,7 +76,8 @@ def compare(ann: Path, train_ann: str, runs: Sequence[str], bootstrap: int = 100
         bootstrap: Draws of images for the intervals of single runs.
 
     Raises:
-        InputError: If something is missing, broken or of another data set.
+        InputError: If something is missing, broken, of another data set, or tested on other
+            annotations.
     """
     methods = load_methods(runs)
     frequency = load_class_frequency(train_ann)
@@ -83,8 +87,11 @@ def compare(ann: Path, train_ann: str, runs: Sequence[str], bootstrap: int = 100
     # One kind of interval in one table.
     bootstrap = 0 if any(len(method.runs) > 1 for method in methods) else bootstrap
     found: dict[str, dict[str, Difference]] = {method.name: {} for method in methods[1:]}
-    for iou_type in iou_types:
-        for method in methods[1:]:
+    steps = [(iou_type, method) for iou_type in iou_types for method in methods]
+    for iou_type, method in track(steps, f"evaluating the runs on {ann}"):
+        for run in method.runs:
+            detections.check_metrics(run, iou_type)
+        if method is not methods[0]:
             found[method.name] |= differences(methods[0], method, iou_type, detections, bootstrap)
     return Comparison(methods, frequency, detections, iou_types, found, bootstrap)
 

@@ -6,7 +6,7 @@ import collections
 import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,16 +116,24 @@ def require(path: Path, remedy: str = "") -> Path:
 
 
 def load_methods(arguments: Sequence[str]) -> list[Method]:
-    """Read all ``NAME=DIR`` arguments; the same name again is another seed."""
+    """Read all ``NAME=DIR`` arguments; the same name again is another seed.
+
+    Raises:
+        InputError: If there are fewer than two names or too many, or a run cannot be used: it is
+            not tested, given twice, or of another loss than the first run of its name.
+    """
     folders = parse_arguments(arguments)
     if len(folders) < 2:
         raise InputError("there is nothing to compare: give --run with two or more names")
     if len(folders) > len(METHOD_COLOURS):
         raise InputError(f"at most {len(METHOD_COLOURS)} names can be compared, not {len(folders)}")
-    return [
-        Method(name, colour, [load_run(name, folder) for folder in paths])
-        for (name, paths), colour in zip(folders.items(), METHOD_COLOURS, strict=False)
-    ]
+    runs: list[Run] = []
+    for name, paths in folders.items():
+        for folder in paths:
+            run = load_run(name, folder)
+            check_is_another(run, runs)
+            runs.append(run)
+    return group_by_name(runs)
 
 
 def parse_arguments(arguments: Sequence[str]) -> dict[str, list[Path]]:
@@ -170,15 +178,11 @@ def load_tested(
     """
     runs: list[Run] = []
     problems: list[str] = []
-    seen: set[Path] = set()
     for name, folders in parse_arguments(arguments).items():
         for folder in folders:
             try:
-                if folder.resolve() in seen:
-                    raise InputError(f"{folder} is given twice; each seed has its own work dir")
-                seen.add(folder.resolve())
                 run = load_if_tested(name, folder)
-                check_same_loss(run, [other for other in runs if other.name == name])
+                check_is_another(run, runs)
             except (InputError, OSError) as error:
                 problems.append(f"a run of {name} is left out: {error}")
             else:
@@ -222,10 +226,12 @@ def load_if_tested(name: str, folder: Path) -> Run:
     return run
 
 
-def check_same_loss(run: Run, others: Sequence[Run]) -> None:
-    """Refuse a run that is no other seed of the same training."""
+def check_is_another(run: Run, others: Sequence[Run]) -> None:
+    """Refuse a run that is among the others, or no other seed of the same training."""
     for other in others:
-        if run.config is not None and other.config is not None:
+        if run.folder.resolve() == other.folder.resolve():
+            raise InputError(f"{run.folder} is given twice; each seed has its own work dir")
+        if run.name == other.name and run.config is not None and other.config is not None:
             mine, first = loss_config(run.config), loss_config(other.config)
             if mine != first:
                 raise InputError(
@@ -315,27 +321,48 @@ def load_scalars(folder: Path) -> list[dict]:
     by_key: dict[tuple[int, bool], dict] = {}
     for file in sorted(folder.glob("*/vis_data/scalars.json")):
         latest = 0
-        for line in file.read_bytes().splitlines():
-            try:
-                record = orjson.loads(line)
-            except orjson.JSONDecodeError:
-                continue  # the last line of a run that was killed
-            if isinstance(record, dict) and isinstance(record.get("step"), int):
-                latest = record["step"] = max(record["step"], latest)
-                by_key[latest, "loss" in record] = record
+        for record in records_of(file):
+            latest = record["step"] = max(record["step"], latest)
+            by_key[latest, "loss" in record] = record
     return [by_key[key] for key in sorted(by_key)]
 
 
+def records_of(log: Path) -> Iterator[dict]:
+    """The records of a ``scalars.json`` that have a step, as they stand there."""
+    for line in log.read_bytes().splitlines():
+        try:
+            record = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            continue  # the last line of a run that was killed
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            yield record
+
+
+def training_log(folder: Path) -> Path | None:
+    """The ``vis_data`` of the latest training in a work dir; None if no training has left any.
+
+    MMEngine leaves a config at every start. That of a test may lack what the training was told on
+    the command line, so only a folder whose log has a training loss counts.
+    """
+    logs = (
+        file.parent
+        for file in sorted(folder.glob("*/vis_data/scalars.json"), reverse=True)
+        if file.with_name("config.py").is_file() and any("loss" in r for r in records_of(file))
+    )
+    return next(logs, None)
+
+
 def load_config(folder: Path) -> Config | None:
-    """The config of the latest training; None if there is none."""
-    files = sorted(folder.glob("*/vis_data/config.py"))
-    if not files:
+    """The config of the latest training; None if there is none, be there a test's or not."""
+    log = training_log(folder)
+    if log is None:
         return None
+    file = log / "config.py"
     try:
-        return Config.fromfile(files[-1], import_custom_modules=False)
+        return Config.fromfile(file, import_custom_modules=False)
     except Exception as error:  # a config is a program: anything can happen in it
         raise InputError(
-            f"{files[-1]} cannot be read as a config: {error}; delete it, and the report is made "
+            f"{file} cannot be read as a config: {error}; delete it, and the report is made "
             f"without what it says"
         ) from None
 

@@ -95,12 +95,12 @@ def repeats_images(dataloader: dict) -> bool:
 
 def from_name(name: str) -> Setting:
     """Read what a user calls a method, such as "BEQL, b = 4" or "fixed drop 0.5 + RFS"."""
-    text = name.lower().replace("_", " ").replace("-", " ")
+    text = re.sub(r"(?<!\de)-", " ", name.lower().replace("_", " "))  # but 1e-3 stays as it is
     loss = next((loss for pattern, loss in _NAMES if re.search(pattern, text)), "unknown")
     parameter = None
     if loss in PARAMETERS:
         symbol = r"(?<![a-z])b(?:ase)?" if loss == "BEQL" else r"(?:fixed|ratio|drop)[a-z ]*"
-        found = re.search(symbol + r"[\s=,:(]*(\d+(?:\.\d+)?)", text)
+        found = re.search(symbol + r"[\s=,:(]*(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", text)
         parameter = float(found[1]) if found else None
     rfs = re.search(r"\brfs\b|repeat factor", text) is not None
     return Setting(loss, parameter, rfs)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import io
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +15,7 @@ import mmengine
 import orjson
 from mmengine.config import Config
 
+from ..engine.command_line import make_parser
 from ..utils import write_atomically
 
 DEFAULTS = dict(seeds=[0], processes=1, options={}, record_gradients=None, protocols={}, compare=[])
@@ -151,10 +154,39 @@ class Job:
 
 
 def as_text(value: Any) -> str:
-    """A value as ``--cfg-options`` reads it."""
+    """A value as ``--cfg-options`` reads it, if :func:`check_options` has let it pass."""
     if isinstance(value, list):
         return "[" + ",".join(as_text(item) for item in value) + "]"
     return str(value)
+
+
+def as_read(key: str, value: Any) -> dict[str, Any] | None:
+    """What the command line of a job makes of an option; None if it refuses it."""
+    arguments = ["CONFIG", "--cfg-options", f"{key}={as_text(value)}"]
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # the usage of another program
+            return make_parser(None).parse_args(arguments).cfg_options
+    except SystemExit:
+        return None
+
+
+def check_options(options: Any, where: str) -> None:
+    """Refuse options that would not reach the training as they stand in the study file.
+
+    Raises:
+        StudyError: If they are no mapping, or a command line changes a key or a value.
+    """
+    if not isinstance(options, dict):
+        raise StudyError(f"{where}: options must be a mapping, but it is {options!r}")
+    for key, value in options.items():
+        read = as_read(key, value)
+        if repr(read) != repr({key: value}):  # as text: 1, 1.0 and True are equal
+            fate = "is refused" if read is None else f"becomes {read}"
+            raise StudyError(
+                f"{where}: the option {key}: {value!r} {fate} by way of --cfg-options. Write a "
+                f"value that stays as it is (a number without quotes, 1.0e-3 for 1e-3, a list for "
+                f"commas), or set it in a config of the method's own"
+            )
 
 
 @dataclass(frozen=True)
@@ -172,7 +204,8 @@ def load_study(file: Path, work_dir: Path) -> Study:
     """Read a study file.
 
     Raises:
-        StudyError: If it lacks a key, has an unknown one, or names a config that is not there.
+        StudyError: If it lacks a key, has an unknown one or an option that no command line can
+            pass on, or names a config that is not there.
     """
     try:
         content = mmengine.load(file, file_format="yaml")
@@ -182,6 +215,7 @@ def load_study(file: Path, work_dir: Path) -> Study:
         raise StudyError(f"{file} is not valid YAML: {error}") from None
     check_keys(content, REQUIRED, REQUIRED | DEFAULTS.keys(), str(file))
     content = {**DEFAULTS, **content}
+    check_options(content["options"], str(file))
     if not isinstance(content["methods"], list) or not content["methods"]:
         raise StudyError(f"{file}: methods must be a list with a name and a config each")
     jobs = [
@@ -227,7 +261,9 @@ def jobs_of(method: Any, content: dict, file: Path, work_dir: Path, where: str) 
     seeds = method.get("seeds", content["seeds"])
     if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds) or not seeds:
         raise StudyError(f"{where}: seeds must be a list of whole numbers, but it is {seeds!r}")
-    options = {**content["options"], **method.get("options", {})}
+    own = method.get("options", {})
+    check_options(own, f"{where}, {method['name']!r}")
+    options = {**content["options"], **own}
     return [
         Job(
             method["name"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from types import SimpleNamespace
 
@@ -160,3 +161,73 @@ def test_mmdets_cascade_is_told_what_it_needs(repository, monkeypatch):
     monkeypatch.setattr(type(model.roi_head), "predict_mask", CascadeRoIHead.predict_mask)
     with torch.no_grad(), pytest.raises(ValueError, match="LargeVocabCascadeRoIHead, not Casc"):
         model.test_step(data())
+
+
+MASK_SCORING = dict(
+    type="MaskScoringRoIHead",
+    mask_iou_head=dict(
+        type="MaskIoUHead",
+        num_convs=1,
+        num_fcs=1,
+        in_channels=16,
+        conv_out_channels=16,
+        fc_out_channels=16,
+        num_classes=6,
+    ),
+)
+#: Of as many categories as the mask head's features have channels, so that the shapes would fit.
+POINT_REND = dict(
+    type="PointRendRoIHead",
+    point_head=dict(
+        type="MaskPointHead",
+        num_fcs=1,
+        in_channels=64,  # of four levels
+        fc_channels=16,
+        num_classes=16,
+        coarse_pred_each_layer=False,
+    ),
+)
+
+
+@pytest.mark.parametrize("roi_head", [MASK_SCORING, POINT_REND], ids=["scoring", "point_rend"])
+@pytest.mark.parametrize("kind", ["LargeVocabMaskHead", "FCNMaskHead"])
+def test_a_roi_head_that_reads_logits_by_label_is_refused(repository, monkeypatch, roi_head, kind):
+    original = Config.fromfile
+
+    def with_roi_head(*args, **kwargs):
+        cfg = original(*args, **kwargs)
+        cfg.model.roi_head.update(copy.deepcopy(roi_head))
+        cfg.model.roi_head.mask_head.type = kind
+        cfg.model.train_cfg.rcnn.update(
+            mask_thr_binary=0.5, num_points=4, oversample_ratio=3, importance_sample_ratio=0.75
+        )
+        cfg.model.test_cfg.rcnn.update(
+            subdivision_steps=1, subdivision_num_points=4, scale_factor=2
+        )
+        return cfg
+
+    monkeypatch.setattr(Config, "fromfile", with_roi_head)
+    model = detector(repository, "mask_rcnn_r50_fpn.py", "SigmoidBCELoss")
+    if roi_head is POINT_REND:
+        model.roi_head.mask_head = MODELS.build(
+            dict(type=kind, num_convs=1, in_channels=16, conv_out_channels=16, num_classes=16)
+        )
+    said = (
+        pytest.raises(ValueError, match="LargeVocabMaskHead .* use FCNMaskHead as its mask_head")
+        if kind == "LargeVocabMaskHead"
+        else contextlib.nullcontext()
+    )
+    with said:
+        step(model, data())
+    model.eval()
+    with torch.no_grad(), said:
+        model.test_step(data())
+
+
+def test_features_pass_what_reads_no_labels():
+    _, mine = heads()
+    features = mine(torch.randn(5, 4, 14, 14))
+    assert features[torch.tensor([0, 3])].shape == features[:2].shape == (2, 6, 28, 28)
+    for part in (features, *features.split([2, 3])):
+        computed = [part[1:], part.float() + 1, mine.own_logits(part, torch.arange(len(part)))]
+        assert {type(tensor) for tensor in computed} == {torch.Tensor}

@@ -7,6 +7,7 @@ import importlib.util
 import io
 import json
 import math
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -23,7 +24,16 @@ from mmdet_droploss.analysis.detections import Detections
 from mmdet_droploss.analysis.figures import pick
 from mmdet_droploss.analysis.gallery import Gallery, find_image
 from mmdet_droploss.analysis.intervals import Difference, seed_difference
-from mmdet_droploss.analysis.runs import InputError, Method, Run, facts_of, load_scalars
+from mmdet_droploss.analysis.protocols import evaluate_again
+from mmdet_droploss.analysis.report import compare as compare_all
+from mmdet_droploss.analysis.runs import (
+    InputError,
+    Method,
+    Run,
+    facts_of,
+    load_run,
+    load_scalars,
+)
 from mmdet_droploss.analysis.tables import cell
 from mmdet_droploss.annotations import load_class_frequency
 from mmdet_droploss.annotations.ground_truth import GroundTruth
@@ -349,6 +359,8 @@ def test_errors_say_what_to_do(tool, dataset, runs, tmp_path):
         ((good, f"--run=x={tmp_path / 'no'}"), r"val\.metrics\.json does not exist; test the run"),
         ((good,), "nothing to compare"),
         ((good, "--run=just_a_name"), '"NAME=DIR"'),
+        ((good, bad, f"--run=bad={root / 'bad1'}"), "bad1 is given twice"),
+        ((good, f"--run=again={root / 'good2' / '..' / 'good1'}"), "good1 is given twice"),
         ((good, bad, "--img-root", tmp_path), "--images 0"),
         ((good, bad, "--ann", tmp_path / "no.json"), r"no\.json does not exist"),
         ((good, bad, "--train-ann", "lvis_v1"), "has 1203 categories"),
@@ -358,15 +370,72 @@ def test_errors_say_what_to_do(tool, dataset, runs, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_runs_of_other_annotations_are_refused(tool, dataset, runs, tmp_path):
+@pytest.mark.parametrize(
+    ("names", "bootstrap"),
+    [
+        (("good1", "bad1"), 10),
+        (("good1", "bad1"), 0),
+        (("good1", "good2", "bad1", "bad2"), 10),
+    ],
+)
+def test_runs_of_other_annotations_are_refused(tool, dataset, runs, tmp_path, names, bootstrap):
     root, _ = runs
     content = json.loads((dataset / "annotations" / "val.json").read_text())
     content["annotations"] = content["annotations"][10:]
     other = tmp_path / "other.json"
     other.write_text(json.dumps(content))
-    names = (f"--run=good={root / 'good1'}", f"--run=bad={root / 'bad1'}")
-    with pytest.raises(SystemExit, match="tested on other annotations"):
-        compare(tool, dataset, tmp_path, *names, "--ann", other, "--images", 0, "--bootstrap", 10)
+    arguments = [f"--run={name[:-1]}={root / name}" for name in names]
+    arguments += ["--ann", other, "--images", 0, "--bootstrap", bootstrap]
+    with pytest.raises(SystemExit, match="good1/val.metrics.json .* tested on other annotations"):
+        compare(tool, dataset, tmp_path / "out", *arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_seed_is_checked(tool, dataset, runs, tmp_path):
+    root, _ = runs
+    shutil.copytree(root / "bad2", tmp_path / "run")
+    shutil.copy(root / "bad1" / "val.bbox.json", tmp_path / "run")
+    names = [f"--run={name[:-1]}={root / name}" for name in ("good1", "bad1")]
+    message = "run/val.metrics.json says bbox AP .* is no longer that of the test"
+    with pytest.raises(SystemExit, match=message):
+        compare(tool, dataset, tmp_path / "out", *names, f"--run=bad={tmp_path / 'run'}")
+
+
+def test_groups_of_another_training_set_are_not_those_of_the_test(tool, dataset, runs, tmp_path):
+    root, _ = runs
+    content = json.loads((dataset / "annotations" / "train.json").read_text())
+    content["image_count"] = content["image_count"][::-1]
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    names = [f"--run={name[:-1]}={root / name}" for name in ("good1", "bad1")]
+    with pytest.raises(SystemExit, match="APr .* --train-ann makes other groups"):
+        compare(tool, dataset, tmp_path, *names, "--train-ann", tmp_path / "train.json")
+
+
+def test_a_run_of_another_loss_is_no_other_seed(tool, dataset, runs, tmp_path):
+    root, _ = runs
+    shutil.copytree(root / "bad2", tmp_path / "eql")
+    config = tmp_path / "eql" / "20260101_000000" / "vis_data" / "config.py"
+    config.write_text(CONFIG.format(head="dict(loss_cls=dict(type='EQL'))"))
+    names = [f"--run={name[:-1]}={root / name}" for name in ("good1", "bad1")]
+    with pytest.raises(SystemExit, match="eql was trained with the loss .*'EQL'.* name of its own"):
+        compare(tool, dataset, tmp_path / "out", *names, f"--run=bad={tmp_path / 'eql'}")
+
+
+def test_each_run_is_evaluated_once(dataset, runs, monkeypatch):
+    """Also with intervals, although the evaluations of all runs would not fit into memory."""
+    evaluated = []
+    original = Detections._evaluation
+
+    def count(self, file, iou_type):
+        evaluated.append((file.parent.name, iou_type))
+        return original(self, file, iou_type)
+
+    monkeypatch.setattr(Detections, "_evaluation", count)
+    names = ("good1", "bad1", "bad2", "good2")
+    annotations = dataset / "annotations"
+    arguments = [f"{name}={runs[0] / name}" for name in names]
+    compare_all(annotations / "val.json", str(annotations / "train.json"), arguments, 10)
+    assert evaluated == [(name, kind) for kind in ("segm", "bbox") for name in names]
 
 
 def first(content: dict) -> dict:
@@ -520,6 +589,45 @@ def test_the_report_names_the_protocol(dataset, tmp_path):
     assert protocol.name == "federated"
     assert (protocol.shown, protocol.listed) == (np.mean(shown), 2)
     assert f"({np.mean(shown):.1f} on average)" in str(protocol)
+
+
+def test_a_protocol_s_results_follow_what_they_are_made_of(dataset, runs, tmp_path):
+    """By content: a file may be older than the results, and still be another one."""
+    run, target = tmp_path / "run", tmp_path / "target"
+    shutil.copytree(runs[0] / "good1", run)
+    written, note = target / "val.metrics.json", target / "made_of.json"
+    annotations = dataset / "annotations"
+    content = json.loads((annotations / "val.json").read_text())
+    content["annotations"] = content["annotations"][10:]
+    fewer = tmp_path / "fewer.json"
+    fewer.write_text(json.dumps(content))
+    counts = json.loads((annotations / "train.json").read_text())
+    counts["image_count"] = counts["image_count"][::-1]
+    (tmp_path / "train.json").write_text(json.dumps(counts))
+    for file in (fewer, tmp_path / "train.json"):
+        os.utime(file, (0, 0))
+
+    def again(ann=annotations / "val.json", train=annotations / "train.json") -> tuple[bool, dict]:
+        before = written.stat().st_mtime_ns if written.is_file() else 0
+        evaluate_again(run, ann, str(train), target)
+        return written.stat().st_mtime_ns != before, json.loads(written.read_text())["metrics"]
+
+    expected = json.loads((run / "val.metrics.json").read_text())["metrics"]
+    assert again() == (True, expected)
+    assert again() == (False, expected)
+    anew, metrics = again(ann=fewer)
+    assert anew and metrics["segm_AP"] != expected["segm_AP"]
+    assert again() == (True, expected)
+    anew, metrics = again(train=tmp_path / "train.json")
+    assert anew and metrics["segm_APr"] != expected["segm_APr"]
+    assert again() == (True, expected)
+    os.utime(run / "val.segm.json", (0, 0))  # as a copy of another test's results would be
+    assert again() == (True, expected)
+    note.unlink()  # as 0.1.0 left it
+    assert again() == (True, expected)
+    # The copy says, as the run does, what it was trained with.
+    facts = facts_of(load_run("a", target))
+    assert (facts["loss"], facts["seed"], facts["iterations"]) == ("DropLoss", "7", "10")
 
 
 def test_figure_4_has_two_methods_on_the_same_images(dataset, runs, tmp_path, capsys):

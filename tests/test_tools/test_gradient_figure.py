@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mmdet_droploss.analysis.gradient_figure import draw_gradient_figure, running_median
-from mmdet_droploss.analysis.gradient_record import GradientRecord
+from mmdet_droploss.analysis.gradient_record import GradientRecord, load_gradient_record
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 COUNTS = np.array([5, 500, 50, 7, 300, 20])
@@ -95,6 +96,47 @@ def test_a_file_cut_short_and_a_missing_one(tmp_path):
     for name, said in (("run.npz", "cut short"), ("none.npz", "No such file")):
         with pytest.raises(SystemExit, match=said):
             tool("analysis_tools/gradient_figure.py").main([str(tmp_path / name)])
+
+
+def test_a_damaged_byte_is_noticed_or_does_not_matter(tmp_path):
+    path = tmp_path / "run.npz"
+    record(num_classes=1, image_count=COUNTS[:1]).save(path)
+    whole, content = load_gradient_record(path), path.read_bytes()
+    refused = 0
+    for position in range(len(content)):
+        damaged = bytearray(content)
+        damaged[position] ^= 0xFF
+        path.write_bytes(damaged)
+        try:
+            found = load_gradient_record(path)
+        except ValueError as error:
+            assert str(path) in str(error)
+            refused += 1
+        else:
+            for field in dataclasses.fields(found):
+                np.testing.assert_array_equal(
+                    getattr(found, field.name), getattr(whole, field.name), err_msg=f"{position}"
+                )
+    assert refused > len(content) / 2  # the rest is times, versions and the like
+
+
+def test_what_is_no_archive_of_a_record_is_said(tmp_path):
+    path = tmp_path / "run.npz"
+    record().save(path)
+    with np.load(path) as archive:
+        content = dict(archive)
+    encrypted = bytearray(path.read_bytes())
+    encrypted[encrypted.index(b"PK\x01\x02") + 8] |= 1  # the flags in the list of contents
+    path.write_bytes(encrypted)
+    with pytest.raises(ValueError, match="run.npz is no gradient record.*encrypted"):
+        load_gradient_record(path)
+    del content["stages"]
+    np.savez(path, **content)
+    with pytest.raises(ValueError, match="run.npz is no gradient record.*has no stages"):
+        load_gradient_record(path)
+    np.save(tmp_path / "run.npy", COUNTS)
+    with pytest.raises(ValueError, match="run.npy is no gradient record"):
+        load_gradient_record(tmp_path / "run.npy")
 
 
 def test_train_py_adds_the_hook(tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mmdet_droploss.analysis import paper_tables, tradeoff_figures
-from mmdet_droploss.analysis.runs import InputError, load_tested
+from mmdet_droploss.analysis.runs import InputError, facts_of, load_tested
 from mmdet_droploss.analysis.settings import Setting, from_name, setting_of
 from mmdet_droploss.analysis.tradeoff_figures import background_weight, pareto_frontier
 from mmdet_droploss.evaluation import METRIC_KEYS
@@ -58,6 +58,7 @@ def write_config(folder, loss, depth=50, roi_head="StandardRoIHead", sampler="In
     config = folder / "20260101_000000" / "vis_data" / "config.py"
     config.parent.mkdir(parents=True)
     config.write_text(CONFIG.format(loss=loss, depth=depth, roi_head=roi_head, sampler=sampler))
+    config.with_name("scalars.json").write_text('{"step": 50, "loss": 1.0}\n')
 
 
 @pytest.fixture
@@ -117,6 +118,31 @@ def test_a_run_of_another_loss_is_no_other_seed(tmp_path):
     assert str(runs[1]) in problem and "BEQL" in problem and "EQL" in problem
 
 
+def test_the_config_of_a_test_in_the_same_work_dir_is_not_the_training_s(tmp_path):
+    folder = make_run(tmp_path / "a", "type='BEQL', log_base=8")
+    with (folder / "20260101_000000" / "vis_data" / "config.py").open("a") as config:
+        config.write("randomness = dict(seed=1)")
+    for start in ("20260102_000000", "20260103_000000"):
+        later = folder / start / "vis_data"
+        later.mkdir(parents=True)
+        later.joinpath("config.py").write_text("model = dict(type='DetTTAModel', module=dict())")
+    # That of a test has no log, or one without a loss, if it is a training's validation alone.
+    later.joinpath("scalars.json").write_text('{"lvis/segm_AP": 0.2, "step": 0}\n')
+    (method,), _ = load_tested([f"mine={folder}"])
+    assert setting_of(method) == Setting("BEQL", 8, cascade=False, depth=50)
+    assert facts_of(method.runs[0])["seed"] == "1"
+
+
+def test_a_work_dir_with_a_test_only_does_not_tell_the_training_s_config(tmp_path):
+    folder = make_run(tmp_path / "a", "type='BEQL'")
+    (folder / "20260101_000000" / "vis_data" / "scalars.json").unlink()
+    (method,), _ = load_tested([f"BEQL, b = 8={folder}"])
+    assert method.runs[0].config is None
+    assert setting_of(method) == Setting("BEQL", 8)
+    facts = facts_of(method.runs[0])
+    assert (facts["loss"], facts["seed"]) == ("unknown", "unknown")
+
+
 @pytest.mark.parametrize("argument", ["no_separator", "=dir", "name=", ""])
 def test_an_argument_that_is_no_run_is_refused(argument):
     with pytest.raises(InputError, match="NAME=DIR"):
@@ -157,6 +183,9 @@ def test_settings_come_from_the_config(tmp_path, study):
     [
         ("BEQL, b = 4", Setting("BEQL", 4)),
         ("beql_b8", Setting("BEQL", 8)),
+        ("BEQL, b = 1e4", Setting("BEQL", 1e4)),
+        ("BEQL-b=2.5E+2, lr 1e-3", Setting("BEQL", 250)),
+        ("fixed-drop-5e-1", Setting("FixedDropLoss", 0.5)),
         ("BEQL + RFS", Setting("BEQL", rfs=True)),
         ("fixed drop, 0.5", Setting("FixedDropLoss", 0.5)),
         ("Fixed ratio 0.9 + RFS", Setting("FixedDropLoss", 0.9, True)),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import fcntl
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,6 +22,7 @@ import yaml
 from small_run import CONFIG, changes
 
 from mmdet_droploss.analysis.study import StudyError, load_study
+from mmdet_droploss.engine.command_line import make_parser
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "study.py"
 
@@ -75,12 +79,51 @@ def write(folder, content):
         ({"seeds": [0, 0]}, "two jobs 'DropLoss, seed 0'"),
         ({"compare": ["EQL"]}, "'EQL', which is the name of no method"),
         ({"val_ann": "nowhere.json"}, "val_ann nowhere.json does not exist"),
+        ({"options": ["a=1"]}, r"options must be a mapping, but it is \['a=1'\]"),
+        ({"options": {"a=b": 1}}, r"the option a=b: 1 becomes \{'a': 'b=1'\}"),
     ],
 )
 def test_what_is_wrong_with_a_study_is_said(content, tmp_path, change, message):
     changed = {key: value for key, value in {**content, **change}.items() if value is not None}
     with pytest.raises(StudyError, match=message):
         load_study(write(tmp_path, changed), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [1, -2, 0.5, 1e-5, float("inf"), True, None, [], [1, [2.5, "a"], None], "text", "a=b/c", ""]
+    + ["my data/train set.json", ["my data", "b"]],
+)
+def test_an_option_that_a_command_line_passes_on_is_taken(content, tmp_path, value):
+    options = {**content["options"], "work.mine": value}
+    job = load_study(write(tmp_path, {**content, "options": options}), tmp_path).jobs[0]
+    train, _ = job.commands(SCRIPT.parent)
+    args = make_parser("").parse_args(["config.py", *train[train.index("--cfg-options") :]])
+    assert repr(args.cfg_options["work.mine"]) == repr(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["a, b", "a,b", "1", "1e-3", "0.50", "true", "None", "(1, 2)", "[a]", "[a,(b]", "'a'"]
+    + [
+        ["1"],
+        [""],
+        {"type": "EQL", "lambda_": 0.1},
+        {},
+        [{"type": "X"}],
+        datetime.date(2026, 1, 2),
+    ],
+)
+def test_an_option_that_would_arrive_as_another_is_refused(content, tmp_path, value):
+    said = re.escape(f"the option work.mine: {value!r} ")
+    methods = [*content["methods"], {**content["methods"][1], "name": "mine"}]
+    methods[2]["options"] = {"work.mine": value}
+    file = write(tmp_path, {**content, "methods": methods})
+    with pytest.raises(StudyError, match=rf"study.yml: methods\[2\], 'mine': {said}"):
+        load_study(file, tmp_path)
+    file = write(tmp_path, {**content, "options": {"work.mine": value}})
+    with pytest.raises(StudyError, match=rf"study.yml: {said}.*--cfg-options.*of the method's own"):
+        load_study(file, tmp_path)
 
 
 def test_what_is_wrong_with_the_file_is_said(tmp_path):
@@ -255,6 +298,28 @@ def test_a_stopped_study_stops_its_job_and_that_of_a_killed_one_stays_locked(
         assert "is running in another process" in capsys.readouterr().err
     finally:
         os.killpg(job, signal.SIGKILL)
+
+
+def test_a_stop_while_a_config_is_read_starts_nothing(tool, content, tmp_path, monkeypatch):
+    job = load_study(write(tmp_path, content), tmp_path / "work").jobs[0]
+    runner = tool.Runner([job], tool.say)
+    is_read, started = threading.Event(), tmp_path / "started"
+
+    def read_for_long(job):
+        is_read.set()
+        while not runner._stopped:
+            time.sleep(0.01)
+
+    def press_ctrl_c(futures):
+        is_read.wait()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tool.Job, "conflict", read_for_long)
+    monkeypatch.setattr(tool.Job, "commands", lambda job, tools: [["touch", str(started)]] * 2)
+    monkeypatch.setattr(runner, "_wait", press_ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(1)
+    assert not started.exists() and runner.failed == []
 
 
 def test_jobs_that_fail_are_said_to_and_do_not_end_the_study(tool, content, tmp_path, capsys):

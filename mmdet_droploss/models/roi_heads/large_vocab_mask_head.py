@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,36 @@ from mmdet.registry import MODELS
 from mmdet.utils import InstanceList
 from mmengine.config import ConfigDict
 from torch import Tensor
+from torch.nn.functional import grid_sample
+
+
+class _Features(Tensor):
+    """Features in the place of logits, which most RoI heads only hand on.
+
+    Some read the logits by label themselves. The features have as many axes, so these heads would
+    go on with channels in the place of categories. The features of each image, which RoI heads
+    split off, refuse as well; what is computed from features is a plain tensor.
+    """
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Let an operation pass unless it takes channels for categories."""
+        of_labels = func is Tensor.__getitem__ and isinstance(args[1], tuple)
+        if of_labels or func is grid_sample:
+            raise ValueError(
+                "LargeVocabMaskHead computes the masks of each object's category only, but this "
+                "RoI head reads those of all categories itself, as MaskScoringRoIHead and "
+                "PointRendRoIHead do: use FCNMaskHead as its mask_head, or StandardRoIHead"
+            )
+        with torch._C.DisableTorchFunctionSubclass():
+            result = func(*args, **(kwargs or {}))
+        return tuple(part.as_subclass(cls) for part in result) if func is Tensor.split else result
 
 
 @MODELS.register_module()
@@ -25,6 +56,8 @@ class LargeVocabMaskHead(FCNMaskHead):
 
     What ``forward`` returns are the features before that layer. ``StandardRoIHead`` hands them to
     the loss and to the prediction as they are; for a cascade use :class:`LargeVocabCascadeRoIHead`.
+    A RoI head that reads the masks by label itself, as ``MaskScoringRoIHead`` and
+    ``PointRendRoIHead`` do, gets a ``ValueError`` when it reads them: it needs ``FCNMaskHead``.
     With ``class_agnostic=True`` or a ``predictor_cfg`` of another kind nothing is different.
 
     Args:
@@ -53,7 +86,7 @@ class LargeVocabMaskHead(FCNMaskHead):
             x = self.upsample(x)
             if self.upsample_method == "deconv":
                 x = self.relu(x)
-        return x
+        return x.as_subclass(_Features)
 
     def own_logits(self, features: Tensor, labels: Tensor) -> Tensor:
         """The mask logits of each object for its category.
