@@ -105,6 +105,16 @@ def folder(text: str) -> Path:
     return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
+def folder_of_data(text: str) -> Path:
+    """A folder that ``--cfg-options`` does not split: it takes what has a comma for a list."""
+    path = folder(text)
+    if "," in str(path):
+        raise argparse.ArgumentTypeError(
+            f"must be a folder without a comma in its path, but it is {str(path)!r}"
+        )
+    return path
+
+
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(
@@ -125,7 +135,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         "--data",
-        type=folder,
+        type=folder_of_data,
         default=Path("data/mini_lvis"),
         metavar="DIR",
         help="where mini-LVIS is or is to be made (data/mini_lvis)",
@@ -270,7 +280,7 @@ class Quickstart:
         options = [
             f"randomness.seed={self.args.seed}",
             f"train_dataloader.batch_size={8 // self.processes}",
-            # With one, a stop while saving leaves none: the old goes before the new is written.
+            # With one, there would be none to go on from if that one were damaged.
             "default_hooks.checkpoint.max_keep_ckpts=2",
         ]
         number = self.args.iterations

@@ -26,6 +26,7 @@ The report is WORK_DIR/my_study_report/report.md, by the name of the study file.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
 import fnmatch
 import os
@@ -34,6 +35,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -62,6 +64,7 @@ class Runner:
         self.failed: list[str] = []
         self._running: dict[Job, subprocess.Popen] = {}
         self._stopped = False
+        self._starting = threading.Lock()
 
     def run(self, at_once: int) -> None:
         """All jobs, ``at_once`` at a time."""
@@ -73,9 +76,11 @@ class Runner:
                 for future in futures:
                     future.result()
             except KeyboardInterrupt:
-                self._stopped = True
-                for process in list(self._running.values()):
-                    os.killpg(process.pid, signal.SIGTERM)
+                with self._starting:
+                    self._stopped = True
+                    for process in list(self._running.values()):
+                        with contextlib.suppress(ProcessLookupError):  # it has just ended
+                            os.killpg(process.pid, signal.SIGTERM)
                 raise
 
     def _wait(self, futures: Sequence) -> None:
@@ -116,11 +121,14 @@ class Runner:
         for command in [test] if job.is_trained() else [train, test]:
             command = [sys.executable if part == "python" else part for part in command]
             with open(job.folder / "job.log", "a") as log:
-                # It has the lock, too: if this program is killed, the job goes on and is locked.
-                process = subprocess.Popen(
-                    command, stdout=log, stderr=log, start_new_session=True, pass_fds=[lock]
-                )
-                self._running[job] = process
+                with self._starting:
+                    if self._stopped:  # while the config was read
+                        return None
+                    # It has the lock, too: if this program is killed, the job goes on, locked.
+                    process = subprocess.Popen(
+                        command, stdout=log, stderr=log, start_new_session=True, pass_fds=[lock]
+                    )
+                    self._running[job] = process
                 code = process.wait()
                 del self._running[job]
             if self._stopped:

@@ -57,14 +57,14 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.optim_wrapper.type = "AmpOptimWrapper"
         cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
     if args.auto_scale_lr:
-        if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
+        if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):
             raise ValueError(
                 f"--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in {args.config}"
             )
         cfg.auto_scale_lr.enable = True
     if args.record_gradients is not None:
         hook = dict(type="CategoryGradientHook", interval=args.record_gradients)
-        cfg.custom_hooks = [*cfg.get("custom_hooks", []), hook]
+        cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), hook]
     if args.resume == "auto":
         # At a first start there is nothing to resume from, and the config's load_from counts.
         if cfg.get("load_from") is None or osp.isfile(osp.join(cfg.work_dir, "last_checkpoint")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import os.path as osp
 import re
@@ -18,6 +19,7 @@ from mmengine.runner import Runner
 from ..utils import open_atomically, write_atomically
 from .norm_statistics import average_norm_statistics
 from .resumable_loop import ResumableIterBasedTrainLoop
+from .resumed_schedule import schedulers_of, warn_of_other_schedule
 
 
 class AtomicLocalBackend(LocalBackend):
@@ -44,7 +46,9 @@ class ResumableCheckpointHook(CheckpointHook):
     - A checkpoint is written beside its place and renamed, and only then an older one is deleted.
       What a killed process left beside is removed at the next start.
     - A resume without a path takes the newest checkpoint that is whole, and warns of those that are
-      not.
+      not. Where it has another learning rate or schedule than the config, a warning says so.
+    - What a validation changes, the best score and ``ReduceOnPlateauLR``, is in the checkpoint that
+      was written before it.
     - The statistics of norm layers of all processes are brought together before a checkpoint is
       written and before a validation, so that the model validated is the model saved.
     - With :class:`ResumableIterBasedTrainLoop`, a checkpoint holds the random states of all
@@ -56,6 +60,7 @@ class ResumableCheckpointHook(CheckpointHook):
     """
 
     backend_args: dict | None
+    last_ckpt: str | None
 
     def before_run(self, runner: Runner) -> None:
         """Choose the checkpoint to resume from, before MMEngine loads it."""
@@ -85,10 +90,30 @@ class ResumableCheckpointHook(CheckpointHook):
             if is_main_process():
                 _remove_temporaries({folder, runner.work_dir})
         super().before_train(runner)
+        resumed = runner._load_from if runner._resume else None
+        if resumed and osp.abspath(osp.dirname(resumed)) == osp.abspath(self.out_dir):
+            # MMEngine writes it again after a validation with a new best score only if it knows it.
+            self.last_ckpt = resumed
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Say what of the config a resume leaves out; MMEngine loads the states after this."""
+        if runner._resume:
+            warn_of_other_schedule(runner, checkpoint)
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Have all processes validate the same model."""
         _average_statistics(runner)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
+        """Save the best; write the checkpoint again if the validation has changed the schedule."""
+        super().after_val_epoch(runner, metrics)
+        step = runner.epoch if self.by_epoch else runner.iter
+        if osp.basename(self.last_ckpt or "") != self.filename_tmpl.format(step):
+            return  # a resume goes on from before the validation, and does it again
+        schedulers = itertools.chain.from_iterable(schedulers_of(runner).values())
+        if any(getattr(scheduler, "need_val_args", False) for scheduler in schedulers):
+            meta = dict(epoch=runner.epoch, iter=runner.iter)
+            self._save_checkpoint_with_step(runner, step, meta)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         """In all processes: save, then delete what is too old. MMEngine deletes first."""

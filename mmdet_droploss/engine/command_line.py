@@ -5,10 +5,54 @@ from __future__ import annotations
 import argparse
 import os
 import os.path as osp
+import re
+from collections.abc import Sequence
+from typing import Any
 
 from mmengine.config import Config, DictAction
 
 from .config_checks import check_complete
+
+#: Blanks inside a value, as between two words; those beside a comma, a bracket or a quotation mark,
+#: as in "[1, 2]", are none of it.
+INNER_BLANKS = re.compile(r"(?<=[^ ,(\['\"]) +(?=[^ ,)\]'\"])")
+
+
+class ConfigOptions(DictAction):
+    """MMEngine's ``--cfg-options``, but a value keeps its blanks, and what is wrong is said.
+
+    MMEngine takes all blanks out, and ends with a traceback where it cannot read an option.
+    """
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Read the options that stand after one ``--cfg-options``."""
+        for option in values or ():
+            key, is_pair, value = option.partition("=")
+            if not is_pair:
+                parser.error(f"--cfg-options takes KEY=VALUE, but got {key!r}: write {key}=VALUE")
+            # No command line has NUL characters in it.
+            value = INNER_BLANKS.sub(lambda blanks: "\0" * len(blanks[0]), value)
+            try:
+                super().__call__(parser, namespace, [f"{key}={value}"], option_string)
+            except (AssertionError, RecursionError):
+                parser.error(
+                    f"--cfg-options: the brackets in {option!r} do not match. A value with a comma "
+                    f'in it is a list: write {key}="[a,b]"'
+                )
+            read = getattr(namespace, self.dest)
+            read[key] = _with_blanks(read[key])
+
+
+def _with_blanks(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("\0", " ")
+    return type(value)(map(_with_blanks, value)) if isinstance(value, (list, tuple)) else value
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
@@ -27,7 +71,7 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument(
         "--cfg-options",
         nargs="+",
-        action=DictAction,
+        action=ConfigOptions,
         metavar="KEY=VALUE",
         help="override entries of the config, e.g. model.test_cfg.rcnn.score_thr=0.0; lists as "
         'KEY="[a,b]"',

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mmdet.datasets.samplers import MultiSourceSampler
-from mmdet.registry import DATA_SAMPLERS, LOOPS, METRICS
+from mmdet.registry import DATA_SAMPLERS, LOOPS, METRICS, PARAM_SCHEDULERS
 from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
 from mmengine.registry import Registry
@@ -64,6 +64,17 @@ def walk(node: object, path: str = "") -> Iterator[tuple[str, dict]]:
         return
     for key, child in children:
         yield from walk(child, f"{path}.{key}" if path else str(key))
+
+
+def kind_of(node: dict) -> str:
+    """The name of a dict's class; a config has the name, a scope before it, or the class itself."""
+    kind = node.get("type", "")
+    return kind.rpartition(".")[2] if isinstance(kind, str) else getattr(kind, "__name__", "")
+
+
+def resolved(registry: Registry, kind: object) -> Any:
+    """The class that a config names; a scope before its name is left out."""
+    return registry.get(kind.rpartition(".")[2]) if isinstance(kind, str) else kind
 
 
 def metrics_of(evaluator: Any, name: str) -> dict[str, Any]:
@@ -219,12 +230,12 @@ def set_in_metrics(
     metrics = metrics_of(cfg.test_evaluator, "test_evaluator")
     having = []
     for path, metric in metrics.items():
-        cls = _resolved(METRICS, metric["type"])
+        cls = resolved(METRICS, metric["type"])
         accepted = accepted_arguments(cls) if inspect.isclass(cls) else None
         if accepted is None or argument in accepted:
             having.append(path)
     if not having:
-        kinds = ", ".join(str(metric["type"]) for metric in metrics.values())
+        kinds = ", ".join(map(kind_of, metrics.values()))
         raise ValueError(f"{option}: test_evaluator ({kinds}) has no argument {argument}")
     if only_one and len(having) > 1:
         instead = " ".join(f"{path}.{argument}={value}_{i}" for i, path in enumerate(having))
@@ -247,7 +258,7 @@ def visualization_hook(cfg: Config) -> dict:
     """
     hooks = [*(cfg.get("default_hooks") or {}).values(), *(cfg.get("custom_hooks") or [])]
     for hook in hooks:
-        if isinstance(hook, dict) and str(hook.get("type")).endswith("VisualizationHook"):
+        if isinstance(hook, dict) and kind_of(hook).endswith("VisualizationHook"):
             break
     else:
         raise ValueError(
@@ -279,18 +290,13 @@ def check_config(cfg: Config) -> None:
     _warn_of_units(cfg)
 
 
-def _resolved(registry: Registry, kind: object) -> Any:
-    """The class that a config names; a scope before its name is left out."""
-    return registry.get(kind.rpartition(".")[2]) if isinstance(kind, str) else kind
-
-
 def _counts_epochs(train_cfg: object) -> bool | None:
     """Whether a training loop counts epochs; None if it cannot be told."""
     if not isinstance(train_cfg, dict):
         return None
     if "type" not in train_cfg:
         return train_cfg.get("by_epoch")
-    loop = _resolved(LOOPS, train_cfg["type"])
+    loop = resolved(LOOPS, train_cfg["type"])
     return issubclass(loop, EpochBasedTrainLoop) if inspect.isclass(loop) else None
 
 
@@ -298,7 +304,7 @@ def _endless(sampler: object) -> bool:
     """Whether a sampler of a config never ends."""
     if not isinstance(sampler, dict):
         return False
-    cls = _resolved(DATA_SAMPLERS, sampler.get("type"))
+    cls = resolved(DATA_SAMPLERS, sampler.get("type"))
     if not inspect.isclass(cls):
         return False
     if issubclass(cls, (InfiniteSampler, MultiSourceSampler)):
@@ -313,7 +319,7 @@ def _check_samplers(cfg: Config) -> None:
         sampler = loader.get("sampler") if isinstance(loader, dict) else None
         if sampler is None or not _endless(sampler):
             continue
-        kind = sampler["type"] if isinstance(sampler["type"], str) else sampler["type"].__name__
+        kind = kind_of(sampler)
         if "infinite" in sampler or kind == "RepeatFactorSampler":
             is_, change = f"{kind} with infinite=True", "sampler=dict(infinite=False)"
         else:
@@ -339,13 +345,15 @@ def _warn_of_units(cfg: Config) -> None:
     """What counts epochs never happens in a loop that counts iterations: it is one long epoch."""
     if _counts_epochs(cfg.get("train_cfg")) is not False:
         return
-    schedulers = cfg.get("param_scheduler") or []
-    for i, scheduler in enumerate([schedulers] if isinstance(schedulers, dict) else schedulers):
-        if isinstance(scheduler, dict) and scheduler.get("by_epoch", True):
+    for path, scheduler in walk(cfg.get("param_scheduler"), "param_scheduler"):
+        if "type" not in scheduler or not scheduler.get("by_epoch", True):
+            continue
+        # ReduceOnPlateauLR counts validations, and MMEngine takes it with by_epoch=True only.
+        if not getattr(resolved(PARAM_SCHEDULERS, scheduler["type"]), "need_val_args", False):
             warnings.warn(
-                f"param_scheduler[{i}], {scheduler.get('type')}, counts epochs (by_epoch=True is "
-                f"MMEngine's default), but train_cfg counts iterations: it would have no effect. "
-                f"Set by_epoch=False, and begin, end and milestones in iterations",
+                f"{path}, {kind_of(scheduler)}, counts epochs (by_epoch=True is MMEngine's "
+                f"default), but train_cfg counts iterations: it would have no effect. Set "
+                f"by_epoch=False, and begin, end and milestones in iterations",
                 stacklevel=2,
             )
     checkpoint = (cfg.get("default_hooks") or {}).get("checkpoint")

@@ -56,16 +56,17 @@ class CheckpointShapeHook(Hook):
         if self._differences:
             raise ValueError(
                 f"cannot {action} this checkpoint: it was trained with another number of classes "
-                f"or another kind of loss than the config says: {_first_of(self._differences)}"
+                f"or another kind of loss than the config says: {first_of(self._differences)}"
             )
         if self._missing and not self.allow_missing:
             raise ValueError(
                 f"cannot {action} this checkpoint: it is of another model than the config's, which "
-                f"would keep random values for what it lacks: {_first_of(self._missing)}. "
+                f"would keep random values for what it lacks: {first_of(self._missing)}. "
                 f"CheckpointShapeHook(allow_missing=True) takes it all the same"
             )
 
 
-def _first_of(items: list[str]) -> str:
+def first_of(items: list[str]) -> str:
+    """The first four, and how many there are besides."""
     more = len(items) - 4
     return "; ".join(items[:4]) + (f" (and {more} more)" if more > 0 else "")

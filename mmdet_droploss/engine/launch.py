@@ -9,13 +9,15 @@ from importlib import metadata
 
 import numpy as np
 import torch
+from mmdet.evaluation import LVISMetric
+from mmdet.registry import METRICS
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmengine.utils import digit_version
 
 from .category_check import add_category_check
-from .config_checks import check_config, walk
+from .config_checks import check_config, resolved, walk
 from .cpu_distributed import cpu_process_group_ended, start_cpu_process_group
 from .launchers import (
     check_gpu_count,
@@ -92,7 +94,9 @@ def launched_runner(cfg: Config, launcher: str, remedy: str) -> Iterator[Runner]
 
 def _check_evaluator(name: str, evaluator: dict | list | None) -> None:
     """MMDetection's LVISMetric dies at the end of the evaluation with current NumPy."""
-    uses_lvis_api = any(node.get("type") == "LVISMetric" for _, node in walk(evaluator))
+    uses_lvis_api = any(
+        resolved(METRICS, node.get("type")) is LVISMetric for _, node in walk(evaluator)
+    )
     if (
         uses_lvis_api
         and digit_version(np.__version__) >= digit_version("1.24")

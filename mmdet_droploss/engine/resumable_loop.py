@@ -48,7 +48,8 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
     """MMEngine's loop, but resuming draws the indices of the images seen, and loads none of them.
 
     The next image after a resume is the one that would have come without the stop, whatever the
-    sampler, the batch sampler and the number of workers. Random transforms are seeded by (seed,
+    batch sampler and the number of workers, if the sampler's sequence follows from its ``seed``, as
+    with all of MMEngine, MMDetection and this package. Random transforms are seeded by (seed,
     process, batch, position in it), so they draw the same as well. With
     :class:`ResumableCheckpointHook`, which has :meth:`keep_states` called, the random states come
     back too. A validation leaves them as they were. If a validation was cut off, it is done again
@@ -84,12 +85,15 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
         """Train, from the iteration that a checkpoint has set."""
         self.runner.call_hook("before_train")
         self.runner.call_hook("before_train_epoch")
-        states = self._go_to_next_batch() if self._iter else None
+        kept = self._kept_states()
+        states = self._go_to_next_batch(kept) if self._iter else None
         if self._iter < self._max_iters:
             self.dataloader_iterator = iter(loader_of(self.dataloader, self._batches))
         if states is not None:  # after all other draws of the start
             self._set_states(states)
-        if self._iter and self._iter == _unfinished_validation(self.runner.work_dir):
+        is_validated = kept is not None and kept.get("validated", False)
+        work_dir = self.runner.work_dir
+        if self._iter and not is_validated and self._iter == _unfinished_validation(work_dir):
             self._validate()
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()
@@ -132,6 +136,8 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
             "iteration": iteration,
             "batch_size": self._batch_size,
             "seed": self._batches.seed,
+            # A checkpoint that is written again at the end of the validation after it.
+            "validated": self._before_validation is not None,
             "processes": all_gather_object(own),
         }
         self.runner.message_hub.update_info(STATES, states)
@@ -142,15 +148,18 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
     def _batch_size(self) -> int | None:
         return getattr(self.dataloader.batch_sampler, "batch_size", None)
 
-    def _go_to_next_batch(self) -> dict | None:
-        """Skip what was seen, and return this process's states if they can be set."""
+    def _kept_states(self) -> dict | None:
+        """What :meth:`keep_states` has put into the checkpoint that the training goes on from."""
         states = self.runner.message_hub.runtime_info.get(STATES)
-        if states is not None and states["iteration"] != self._iter:  # of an earlier checkpoint
-            states = None
+        return states if states is not None and states["iteration"] == self._iter else None
+
+    def _go_to_next_batch(self, states: dict | None) -> dict | None:
+        """Skip what was seen, and return this process's states if they can be set."""
         sampler = self._batches.sampler
-        seed = states["seed"] if states is not None else self.runner.seed
-        if getattr(sampler, "seed", None) in (None, self._batches.seed, self._runner_seed):
-            # MMEngine has built the sampler before it read the checkpoint's seed.
+        # MMEngine has built the sampler before it read the checkpoint's seed. A seed that is the
+        # sampler's own stays.
+        if states is not None or getattr(sampler, "seed", None) in (None, self._runner_seed):
+            seed = states["seed"] if states is not None else self.runner.seed
             self._batches.seed = seed
             if hasattr(sampler, "seed"):
                 sampler.seed = seed

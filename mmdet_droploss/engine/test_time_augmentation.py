@@ -16,7 +16,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from .config_checks import metrics_of, walk
+from .config_checks import kind_of, metrics_of, resolved, walk
 
 #: Metrics of masks that have no argument ``metric`` to say so.
 MASK_METRICS = ("CityScapesMetric", "CocoPanopticMetric", "SemSegMetric")
@@ -73,8 +73,7 @@ def _refuse_masks(cfg: Config) -> None:
     for path, metric in metrics_of(cfg.test_evaluator, "test_evaluator").items():
         if not isinstance(metric, dict):
             continue
-        kind = metric["type"]
-        cls = METRICS.get(kind) if isinstance(kind, str) else kind
+        cls = resolved(METRICS, metric["type"])
         parameter = inspect.signature(cls).parameters.get("metric") if cls else None
         wanted = metric.get("metric", parameter.default if parameter else ())
         if "segm" in ([wanted] if isinstance(wanted, str) else wanted):
@@ -82,27 +81,27 @@ def _refuse_masks(cfg: Config) -> None:
                 f"--tta: {path}.metric asks for masks (segm), and MMDetection's test-time "
                 f"augmentation merges boxes only. For the boxes: --cfg-options {path}.metric=bbox"
             )
-        if kind in MASK_METRICS:
+        if kind_of(metric) in MASK_METRICS:
             raise ValueError(
-                f"--tta: {path} is {kind}, which asks for masks, and MMDetection's test-time "
-                f"augmentation merges boxes only. Take a metric of boxes"
+                f"--tta: {path} is {kind_of(metric)}, which asks for masks, and MMDetection's "
+                f"test-time augmentation merges boxes only. Take a metric of boxes"
             )
 
 
 def _mirrored(pipeline: list) -> list:
     """A test pipeline with a second, mirrored view; the first is the image as it is."""
     *before, pack = copy.deepcopy(list(pipeline))
-    if not str(pack.get("type")).startswith("Pack"):
+    if not kind_of(pack).startswith("Pack"):
         raise ValueError(
-            f"--tta: the test pipeline ends with {pack.get('type')}, not with PackDetInputs, so "
+            f"--tta: the test pipeline ends with {kind_of(pack)}, not with PackDetInputs, so "
             f"there is no telling where to put the views: write a tta_pipeline in the config"
         )
     keys = [*pack.get("meta_keys", META_KEYS)]
     pack["meta_keys"] = tuple(keys + [key for key in META_KEYS if key not in keys])
     flips = [dict(type="RandomFlip", prob=0.0), dict(type="RandomFlip", prob=1.0)]
     # Ground truth stays as it is in every view: the merged boxes are those of the image.
-    loads = [step for step in before if step.get("type") == "LoadAnnotations"]
-    before = [step for step in before if step.get("type") != "LoadAnnotations"]
+    loads = [step for step in before if kind_of(step) == "LoadAnnotations"]
+    before = [step for step in before if kind_of(step) != "LoadAnnotations"]
     return [*before, dict(type="TestTimeAug", transforms=[flips, *([s] for s in loads), [pack]])]
 
 
@@ -118,7 +117,7 @@ def _merging(model: ConfigDict) -> dict:
 
 
 def _steps(pipeline: list, kind: str) -> list[dict]:
-    return [node for _, node in walk(pipeline) if node.get("type") == kind]
+    return [node for _, node in walk(pipeline) if kind_of(node) == kind]
 
 
 def _compare(test: list, tta: list) -> None:
@@ -133,11 +132,11 @@ def _compare(test: list, tta: list) -> None:
             f"or tta_pipeline=None for the test pipeline and its mirrored view",
             stacklevel=2,
         )
-    kinds = {node.get("type") for _, node in walk(tta)}
-    left_out = [step["type"] for step in test if step.get("type") not in kinds]
+    kinds = {kind_of(node) for _, node in walk(tta)}
+    left_out = [kind_of(step) for step in test if kind_of(step) not in kinds]
     if left_out:
         warnings.warn(
-            f"--tta: tta_pipeline leaves out {', '.join(map(str, left_out))} of the test pipeline",
+            f"--tta: tta_pipeline leaves out {', '.join(left_out)} of the test pipeline",
             stacklevel=2,
         )
 

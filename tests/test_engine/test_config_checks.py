@@ -6,8 +6,10 @@ import re
 import warnings
 
 import pytest
+from mmdet.engine.hooks import DetVisualizationHook
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.optim import ReduceOnPlateauMomentum
 from small_run import CONFIG, ROOT
 
 from mmdet_droploss.engine import check_complete, check_config, prepare_run
@@ -159,8 +161,9 @@ def test_pictures_need_the_hook(hooks):
         visualization_hook(shipped(default_hooks=hooks))
 
 
-def test_the_hook_is_found_where_it_is():
-    hook = dict(type="mmdet.DetVisualizationHook")
+@pytest.mark.parametrize("kind", ["mmdet.DetVisualizationHook", DetVisualizationHook])
+def test_the_hook_is_found_where_it_is(kind):
+    hook = dict(type=kind)
     cfg = shipped(default_hooks=None, custom_hooks=[hook])
     assert visualization_hook(cfg) is cfg.custom_hooks[0]
     with pytest.raises(ValueError, match="visualizer = dict"):
@@ -287,8 +290,24 @@ def test_a_validation_that_would_never_end_is_refused():
 def test_what_counts_epochs_in_a_loop_that_counts_iterations_is_said():
     cfg = shipped()
     cfg.param_scheduler = [dict(type="MultiStepLR", milestones=[8, 11])]
-    with pytest.warns(UserWarning, match=r"param_scheduler\[0\], MultiStepLR, counts epochs"):
+    with pytest.warns(UserWarning, match=r"param_scheduler.0, MultiStepLR, counts epochs"):
         check_config(cfg)
+    # Of several optimizers.
+    cfg.param_scheduler = dict(
+        body=[dict(type="LinearLR", by_epoch=False, start_factor=0.1)],
+        head=dict(type="mmengine.MultiStepLR", milestones=[8, 11]),
+    )
+    with pytest.warns(UserWarning, match="param_scheduler.head, MultiStepLR, counts") as said:
+        check_config(cfg)
+    assert len(said) == 1
     cfg = shipped(default_hooks=dict(checkpoint=dict(type="CheckpointHook", interval=1)))
     with pytest.warns(UserWarning, match="checkpoint counts epochs.*nothing would be saved"):
         check_config(cfg)
+
+
+@pytest.mark.parametrize("kind", ["ReduceOnPlateauLR", ReduceOnPlateauMomentum])
+def test_a_schedule_that_follows_the_validations_counts_no_epochs(kind):
+    """MMEngine refuses it with by_epoch=False."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_config(shipped(param_scheduler=[dict(type=kind, monitor="lvis/bbox_AP")]))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmdet.evaluation import LVISMetric
 from mmengine.config import Config
 from mmengine.utils import digit_version
 from small_run import environment, free_port
@@ -25,12 +26,13 @@ def config(**changes):
 
 @pytest.mark.parametrize("name", ["val_evaluator", "test_evaluator"])
 @pytest.mark.parametrize("form", [dict, lambda e: [dict(type="CocoMetric"), e]], ids=["one", "two"])
-def test_mmdets_lvis_metric_is_refused_with_current_numpy(name, form):
+@pytest.mark.parametrize("kind", ["LVISMetric", "mmdet.LVISMetric", LVISMetric])
+def test_mmdets_lvis_metric_is_refused_with_current_numpy(name, form, kind):
     import numpy as np
 
     if digit_version(np.__version__) < digit_version("1.24"):
         pytest.skip("here it works")
-    cfg = config(**{name: form(dict(type="LVISMetric", ann_file="x"))})
+    cfg = config(**{name: form(dict(type=kind, ann_file="x"))})
     with pytest.raises(ValueError, match=f"{name} is LVISMetric.*np.float.*FastLVISMetric"):
         prepare_run(cfg, "none")
 

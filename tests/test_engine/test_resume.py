@@ -17,6 +17,7 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
+from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS, TRANSFORMS
 from mmengine.runner import Runner
@@ -109,15 +110,31 @@ class Stopped(Exception):
     """In place of a kill; tests/kill_and_resume.py kills."""
 
 
+@METRICS.register_module()
+class Falling(BaseMetric):
+    """The best score comes first."""
+
+    def process(self, data_batch, data_samples):
+        self.results += data_samples
+
+    def compute_metrics(self, results):
+        return {"score": 1 / MessageHub.get_current_instance().get_info("iter")}
+
+
 @HOOKS.register_module()
 class StopHook(Hook):
-    """Stop before an iteration, or in the validation after it."""
+    """Stop before an iteration, or in the validation after it, or at that validation's end."""
 
-    def __init__(self, iteration, in_validation=False):
+    def __init__(self, iteration, in_validation=False, after_validation=False):
         self.iteration, self.in_validation = iteration, in_validation
+        self.after_validation = after_validation
+
+    def after_val(self, runner):
+        if runner.iter == self.iteration and self.after_validation:
+            raise Stopped
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if runner.iter == self.iteration and not self.in_validation:
+        if runner.iter == self.iteration and not (self.in_validation or self.after_validation):
             raise Stopped
 
     def before_val_iter(self, runner, batch_idx, data_batch=None):
@@ -161,11 +178,12 @@ def config(work_dir, **changes):
     return cfg
 
 
-def train(work_dir, stop=None, in_validation=False, **changes):
+def train(work_dir, stop=None, in_validation=False, after_validation=False, **changes):
     """Train, and say what is loaded (without workers) and logged."""
     cfg = config(work_dir, **changes)
     if stop is not None:
-        cfg.custom_hooks = [dict(type="StopHook", iteration=stop, in_validation=in_validation)]
+        where = dict(in_validation=in_validation, after_validation=after_validation)
+        cfg.custom_hooks = [dict(type="StopHook", iteration=stop, **where)]
     Portraits.loaded.clear()
     Portraits.looked_up.clear()
     runner = Runner.from_cfg(cfg)
@@ -249,6 +267,16 @@ def test_the_test_can_tell(tmp_path):
         assert_equal_ends(whole, stopped)
 
 
+def test_a_seed_of_the_samplers_own_stays(tmp_path):
+    """Also with MMEngine's hook, whose checkpoints do not hold it."""
+    own = {"train_dataloader.sampler.seed": 77, "default_hooks.checkpoint.type": "CheckpointHook"}
+    all_loaded, _ = train(tmp_path / "whole", **own)
+    train(tmp_path / "stopped", stop=7, **own)
+    loaded, _ = train(tmp_path / "stopped", resume=True, **own)
+    assert loaded == all_loaded[-len(loaded) :]
+    assert len(loaded) == 18 * 2 + 3 * IMAGES
+
+
 def test_without_a_seed_the_checkpoints_is_taken(tmp_path):
     train(tmp_path / "stopped", stop=7, **{"randomness.seed": None})
     train(tmp_path / "stopped", resume=True, **{"randomness.seed": None})
@@ -288,6 +316,57 @@ def test_a_checkpoint_that_save_best_writes_again_is_exact(tmp_path):
     assert list((tmp_path / "stopped").glob("best_sum_iter_6.pth"))
     train(tmp_path / "stopped", resume=True, **best)
     assert_equal_ends(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_the_best_score_of_a_validation_that_was_done_again_is_kept(tmp_path):
+    """The next checkpoint is not reached, so it is in the one before."""
+    best = {
+        "default_hooks.checkpoint.save_best": "score",
+        "default_hooks.checkpoint.rule": "greater",
+        "val_evaluator.type": "Falling",
+    }
+    train(tmp_path, stop=6, in_validation=True, **best)
+    train(tmp_path, stop=8, resume=True, **best)
+    train(tmp_path, resume=True, **best)
+    assert [file.name for file in tmp_path.glob("best*")] == ["best_score_iter_6.pth"]
+
+
+PLATEAU = {
+    "param_scheduler": dict(
+        type="ReduceOnPlateauLR", monitor="score", rule="greater", patience=1, factor=0.5
+    ),
+    "val_evaluator.type": "Falling",
+    "train_cfg.val_interval": 3,
+}
+
+
+@pytest.mark.parametrize(
+    "after_validation, stops", [(False, (4, 7, 10, 13, 16)), (True, (3, 6, 9, 12, 24))]
+)
+def test_a_schedule_that_follows_the_validations_is_kept(tmp_path, after_validation, stops):
+    """Each validation counts once, also if its end is reached and nothing after it."""
+    train(tmp_path / "whole", **PLATEAU)
+    assert end(tmp_path / "whole")["optimizer"]["param_groups"][0]["lr"] < 0.002
+    for stop in stops:
+        train(tmp_path / "stopped", stop, after_validation=after_validation, resume=True, **PLATEAU)
+    train(tmp_path / "stopped", resume=True, **PLATEAU)
+    assert_equal_ends(tmp_path / "whole", tmp_path / "stopped")
+    whole, stopped = end(tmp_path / "whole"), end(tmp_path / "stopped")
+    assert whole["param_schedulers"] == stopped["param_schedulers"]
+
+
+def test_a_schedule_that_follows_the_validations_is_kept_by_epochs(tmp_path):
+    """In MMEngine's loop."""
+    epochs = {
+        **PLATEAU,
+        "train_cfg": dict(_delete_=True, type="EpochBasedTrainLoop", max_epochs=4),
+        "train_dataloader.sampler.type": "DefaultSampler",
+        "default_hooks.checkpoint.by_epoch": True,
+        "default_hooks.checkpoint.interval": 1,
+    }
+    train(tmp_path, **epochs)
+    (saved,) = torch.load(tmp_path / "epoch_3.pth", weights_only=False)["param_schedulers"]
+    assert saved["last_step"] == 2, "three validations"
 
 
 def test_another_batch_size_is_explained(tmp_path):

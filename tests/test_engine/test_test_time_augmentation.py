@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config, ConfigDict
@@ -201,8 +202,13 @@ def test_masks_are_refused_with_the_option_for_boxes(evaluator, path):
     use_test_time_augmentation(cfg)
 
 
-def test_a_config_without_views_of_its_own_gets_a_mirrored_one():
+@pytest.mark.parametrize("load", ["LoadAnnotations", "mmdet.LoadAnnotations", LoadAnnotations])
+@pytest.mark.parametrize("last", ["PackDetInputs", "mmdet.PackDetInputs", PackDetInputs])
+def test_a_config_without_views_of_its_own_gets_a_mirrored_one(load, last):
     cfg = shipped()
+    assert cfg.test_dataloader.dataset.pipeline[2].type == "LoadAnnotations"
+    cfg.test_dataloader.dataset.pipeline[2].type = load
+    cfg.test_dataloader.dataset.pipeline[-1].type = last
     cfg.pop("tta_model")
     cfg.pop("tta_pipeline")
     cfg.model.test_cfg.rcnn.update(max_per_img=77, nms=dict(type="nms", iou_threshold=0.6))
@@ -211,7 +217,7 @@ def test_a_config_without_views_of_its_own_gets_a_mirrored_one():
     *before, augment = cfg.test_dataloader.dataset.pipeline
     assert [step.type for step in before] == ["LoadImageFromFile", "Resize"]
     flips, loads, (pack,) = augment.transforms
-    assert [flip.prob for flip in flips] == [0.0, 1.0] and loads[0].type == "LoadAnnotations"
+    assert [flip.prob for flip in flips] == [0.0, 1.0] and loads[0].type == load
     assert {"flip", "flip_direction", "scale_factor"} <= set(pack.meta_keys)
 
 

@@ -88,7 +88,7 @@ def story(tmp_path_factory) -> Story:
     """Start it, stop it, finish it, run it again."""
     folder = tmp_path_factory.mktemp("quickstart")
     work = folder / "work"
-    arguments = ("--data", folder / "data", "--work-dir", work, *SIZE)
+    arguments = ("--data", folder / "my data (1)", "--work-dir", work, *SIZE)
     log = folder / "stopped.log"
     code = stop_at_first_checkpoint(log, work / "sigmoid" / "last_checkpoint", *arguments)
     finished = quickstart(*arguments)
@@ -108,7 +108,7 @@ def logged_steps(folder: Path) -> list[list[int]]:
 def test_ctrl_c_says_how_to_go_on(story: Story):
     assert story.stopped_code == 130, story.stopped_log[-3000:]
     assert "stopped. The same command goes on where it was" in story.stopped_log
-    assert f"bash tools/quickstart.sh --data {story.arguments[1]}" in story.stopped_log
+    assert f"bash tools/quickstart.sh --data '{story.arguments[1]}'" in story.stopped_log
 
 
 def test_it_goes_on_where_it_was(story: Story):
@@ -174,6 +174,7 @@ def test_other_options_are_not_mixed_in(story: Story):
         (["--seed", "x"], 1, "--seed must be a whole number"),
         (["--iterations", "0"], 1, "--iterations must be at least 1"),
         (["--processes", "3"], 1, "--processes must be 1, 2, 4 or 8"),
+        (["--data", "/my data/a,b"], 1, "--data must be a folder without a comma in its path, but"),
     ],
 )
 def test_command_line(arguments: list[str], code: int, message: str):

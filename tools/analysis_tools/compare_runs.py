@@ -62,7 +62,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=int,
         default=1000,
         metavar="N",
-        help="draws of val images for the intervals (1000; 0: no intervals, much faster on LVIS)",
+        help="draws of val images for the intervals (1000; 0: no intervals, faster on LVIS)",
     )
     add(
         "--command",

@@ -18,8 +18,8 @@ Examples:
         --train-ann data/mini_lvis/annotations/lvis_v1_train.json
 
 Writes OUT/figure2a, figure2b, figure3 and figure4, each as .png and .svg. Loss, base and drop ratio
-come from the config in the work dir; without one from the name, as above. A run that cannot be used
-is named and left out; the exit status is 1 then.
+come from the training's config in the work dir; without one from the name, as above. A run that
+cannot be used is named and left out; the exit status is 1 then.
 """
 
 from __future__ import annotations
