@@ -183,7 +183,7 @@ def test_a_number_that_is_far_too_large_is_named(tmp_path):
 # ---------------------------------------------------------------- subclasses and the cache
 
 
-class AtLeast(FastCocoDataset):
+class MinArea(FastCocoDataset):
     """Has an option of its own."""
 
     def __init__(self, *args, min_area=0, **kwargs):
@@ -216,7 +216,7 @@ def test_a_subclass_with_its_own_rules_gets_no_items_of_another(tmp_path, monkey
     document["annotations"][0]["area"] = 5
     ann_file = write(tmp_path / "train.json", document)
     for min_area, number in ((0, 3), (100, 2), (0, 3)):
-        dataset = load(ann_file, AtLeast, min_area=min_area)
+        dataset = load(ann_file, MinArea, min_area=min_area)
         assert sum(len(dataset.get_data_info(i)["instances"]) for i in range(3)) == number
     for number in (1, 2):
         monkeypatch.setattr(FirstOnly, "number", number)
@@ -232,7 +232,7 @@ def test_a_subclass_that_only_has_another_name_is_kept(tmp_path, log):
     load(ann_file, Renamed)
     assert any((tmp_path / "cache").iterdir())
     assert not any("not in the annotation cache" in text for text in said(log, logging.INFO))
-    load(ann_file, AtLeast)
+    load(ann_file, MinArea)
     assert any("not in the annotation cache" in text for text in said(log, logging.INFO))
 
 
