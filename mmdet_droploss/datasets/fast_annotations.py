@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import logging
 import os
@@ -19,17 +18,17 @@ from mmengine.logging import print_log
 from ..annotations.pictures import PictureRule
 from ..annotations.progress import track
 from ..annotations.reader import AnnotationFile, garbage_collection_paused, read_annotation_file
-from ..annotations.rule import CROWD, REASONS, describe_left_out
-from ..annotations.segmentations import (
-    FATAL,
-    HARMLESS,
-    POLYGONS_ONLY,
-    SegmentationProblems,
-    describe_problems,
-    problem_of,
-)
+from ..annotations.rule import CROWD, describe_left_out
+from ..annotations.segmentations import FATAL, SegmentationProblems, problem_of
 from .annotation_cache import Parsed, file_digest, load_or_pack, pack
 from .picture_size import insert_size_check
+from .remarks import (
+    count_filtered,
+    facts_of,
+    remarks_on_file,
+    remarks_on_filter,
+    remarks_on_masks,
+)
 
 #: What mmdet loads the masks of: crowd regions, too, which it marks to be ignored.
 _LOADED = (0, CROWD)
@@ -229,11 +228,7 @@ class FastAnnotations(_DetDataset):
     def filter_data(self) -> list[dict[str, Any]]:
         """Mmdet's, and count what it leaves out."""
         kept = super().filter_data()
-        left = {data_info["img_id"] for data_info in kept}
-        dropped = [each for each in self.data_list if each["img_id"] not in left]
-        smallest = (self.filter_cfg or {}).get("min_size", 0)
-        small = sum(min(each["width"], each["height"]) < smallest for each in dropped)
-        self._facts["filtered"] = {"small": small, "other": len(dropped) - small}
+        self._facts["filtered"] = count_filtered(self.data_list, kept, self.filter_cfg)
         return kept
 
     def load_data_list(self) -> list[dict[str, Any]]:
@@ -319,22 +314,8 @@ class FastAnnotations(_DetDataset):
                     f"and COCO a file_name)"
                 )
         self._set_categories([category["id"] for category in annotations.categories])
-        self._facts = {
-            "category_names": annotations.category_names,
-            "num_images": len(annotations.images),
-            "left_out": np.bincount(annotations.left_out, minlength=len(REASONS)).tolist(),
-            "repeats": (len(annotations.repeats), *annotations.repeats[:1].ravel().tolist()),
-            "shared_pictures": self._shared_pictures(annotations.images),
-        }
+        self._facts = facts_of(annotations, self.PICTURES.key)
         return annotations
-
-    def _shared_pictures(self, images: Sequence[dict[str, Any]]) -> tuple:
-        """How many pictures several images name; the first of them, and the ids of two of these."""
-        key = self.PICTURES.key
-        times = collections.Counter(image[key] for image in images)
-        shared = [picture for picture, number in times.items() if number > 1]
-        ids = [image["id"] for image in images if image[key] in shared[:1]]
-        return (len(shared), *shared[:1], *ids[:2])
 
     def _set_categories(self, ids: list[int]) -> None:
         self.cat_ids = CategoryIds(ids)
@@ -412,92 +393,34 @@ class FastAnnotations(_DetDataset):
         return any(getattr(step, "with_mask", False) for step in self.pipeline.transforms)
 
     @property
-    def _loads_polygons(self) -> bool:
-        steps = self.pipeline.transforms
-        return self._loads_masks and any(not getattr(step, "poly2mask", True) for step in steps)
-
-    @property
     def _leaves_out_broken_masks(self) -> bool:
         return self._loads_masks and self.broken_masks == "leave_out"
 
     def _tell(self) -> None:
         """Say what is left out, and refuse what cannot be trained on."""
-        left_out = np.array(self._facts["left_out"])
-        sentence = describe_left_out(left_out)
-        if sentence:
-            # Crowd regions are a regular part of COCO's format.
-            self._say(sentence, logging.WARNING if left_out[1:CROWD].any() else logging.INFO)
-        self._tell_of_images()
+        remarks = [*remarks_on_file(self._facts), *remarks_on_filter(self._facts, self.filter_cfg)]
         if self._loads_masks:
-            self._tell_of_masks()
+            polygons_only = any(
+                not getattr(step, "poly2mask", True) for step in self.pipeline.transforms
+            )
+            remarks += remarks_on_masks(
+                self._facts, str(self.ann_file), polygons_only, self._leaves_out_broken_masks
+            )
+        for text, level in remarks:
+            self._say(text, level)
         if not self.test_mode:
-            self._require_instances(sentence, left_out)
+            self._require_instances()
 
-    def _tell_of_images(self) -> None:
-        small, other = (self._facts["filtered"][kind] for kind in ("small", "other"))
-        if small or other:
-            smallest = self.filter_cfg.get("min_size")
-            parts = [
-                text
-                for number, text in (
-                    (small, f"{small} less than {smallest} pixels wide or high"),
-                    (other, f"{other} without annotations"),
-                )
-                if number
-            ]
-            self._say(
-                f"{small + other} of {self._facts['num_images']} images are left out by "
-                f"filter_cfg={dict(self.filter_cfg)}: {', '.join(parts)}",
-                logging.WARNING if small else logging.INFO,
-            )
-        number, *first = self._facts["shared_pictures"]
-        if number:
-            self._say(
-                f"{number} pictures are named by more than one image, for example {first[0]!r} by "
-                f"image ids {first[1]} and {first[2]}: what one of them annotates is background in "
-                f"the other. Exports that were merged look so; make one image of them",
-                logging.WARNING,
-            )
-        number, *first = self._facts["repeats"]
-        if number:
-            self._say(
-                f"{number} annotations have the same image, category and box as another, for "
-                f"example ids {first[0]} and {first[1]}: such an object counts as often as it is "
-                f"there, and has to be found as often. Exports that were merged look so; remove "
-                f"the copies",
-                logging.WARNING,
-            )
-
-    def _tell_of_masks(self) -> None:
-        found = self._facts["segmentations"]
-        if self._loads_polygons and (text := describe_problems(found, POLYGONS_ONLY)):
-            raise ValueError(
-                f"ann_file={self.ann_file!r}: {text}. The pipeline's LoadAnnotations has "
-                f"poly2mask=False, with which MMDetection ignores objects without polygons. Remove "
-                f"poly2mask=False, or turn the encodings into polygons"
-            )
-        if harmless := describe_problems(found, HARMLESS):
-            self._say(harmless, logging.WARNING)
-        fatal = describe_problems(found, FATAL)
-        if fatal and self._leaves_out_broken_masks:
-            self._say(f"left out: {fatal}", logging.WARNING)
-        elif fatal:
-            raise ValueError(
-                f"ann_file={self.ann_file!r}: {fatal}. The pipeline loads "
-                f"masks, and MMDetection would stop at the first of them. Correct the file; or set "
-                f"broken_masks='leave_out' for this data set, to go on without these annotations; "
-                f"or with_mask=False in the pipeline's LoadAnnotations, if the model needs no masks"
-            )
-
-    def _require_instances(self, sentence: str, left_out: np.ndarray) -> None:
+    def _require_instances(self) -> None:
         counts = self.image_count()
+        left_out = np.array(self._facts["left_out"])
         if not counts.any():
             images = f"{len(self)} of its {self._facts['num_images']} images are used"
             options = f"filter_cfg={self.filter_cfg}, indices={self._indices}"
             none = "its annotations are in order" if left_out.any() else "it has no annotations"
             raise ValueError(
-                f"ann_file={self.ann_file!r} gives nothing to train on: {sentence or none}; "
-                f"{images} ({options})"
+                f"ann_file={self.ann_file!r} gives nothing to train on: "
+                f"{describe_left_out(left_out) or none}; {images} ({options})"
             )
         absent = np.flatnonzero(counts == 0)
         if len(absent):
