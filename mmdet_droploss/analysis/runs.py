@@ -17,6 +17,7 @@ import orjson
 from mmengine.config import Config
 
 from ..annotations import GROUP_NAMES
+from .training_config import loss_of, other_settings, seed_of
 
 #: The numbers that are compared, and the categories that they are about.
 KEYS = ("AP", "APr", "APc", "APf")
@@ -120,7 +121,7 @@ def load_methods(arguments: Sequence[str]) -> list[Method]:
 
     Raises:
         InputError: If there are fewer than two names or too many, or a run cannot be used: it is
-            not tested, given twice, or of another loss than the first run of its name.
+            not tested, given twice, or no other seed of the first run of its name.
     """
     folders = parse_arguments(arguments)
     if len(folders) < 2:
@@ -162,9 +163,9 @@ def load_tested(
 ) -> tuple[list[Method], list[str]]:
     """Read all ``NAME=DIR`` arguments, and leave out what cannot be used.
 
-    Left out are runs without results, with results that cannot be read, given twice, of another
-    loss than the first run of their name, of other categories than most runs have (the earlier
-    ones if there are as many), or tested without what is asked for.
+    Left out are runs without results, with results that cannot be read, given twice, no other seed
+    of the first run of their name, of other categories than most runs have (the earlier ones if
+    there are as many), or tested without what is asked for.
 
     Args:
         arguments: In any number; the same name again is another seed.
@@ -231,13 +232,24 @@ def check_is_another(run: Run, others: Sequence[Run]) -> None:
     for other in others:
         if run.folder.resolve() == other.folder.resolve():
             raise InputError(f"{run.folder} is given twice; each seed has its own work dir")
-        if run.name == other.name and run.config is not None and other.config is not None:
-            mine, first = loss_config(run.config), loss_config(other.config)
-            if mine != first:
-                raise InputError(
-                    f"{run.folder} was trained with the loss {dict(mine)}, but {other.folder} of "
-                    f"the same name with {dict(first)}; give it a name of its own"
-                )
+        if run.name == other.name:
+            check_is_another_seed(run, other)
+
+
+def check_is_another_seed(run: Run, other: Run) -> None:
+    """Refuse a run that is of another training than the other, or of the same seed."""
+    if run.config is None or other.config is None:
+        return
+    who = f"{run.folder} and {other.folder} have the same name, but"
+    if differences := other_settings(run.config, other.config):
+        key, (mine, first) = next(iter(differences.items()))
+        more = f", and {len(differences) - 1} settings more" * (len(differences) > 1)
+        raise InputError(
+            f"{who} were trained with {key} {mine!r} and {first!r}{more}; give each training a "
+            f"name of its own"
+        )
+    if seed_of(run.config) == seed_of(other.config) is not None:
+        raise InputError(f"{who} both have seed {seed_of(run.config)}; give one of them")
 
 
 def drop_other_categories(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
@@ -369,11 +381,14 @@ def load_config(folder: Path) -> Config | None:
 
 def facts_of(run: Run) -> dict[str, str]:
     """Config, loss, seed and length of a run, as far as its work dir tells."""
-    names = [file.name for file in sorted(run.folder.glob("*.py"))]
+    files = sorted(run.folder.glob("*.py"))
+    if len(files) > 1 and (log := training_log(run.folder)):  # a test leaves its config there, too
+        trained = (log / "config.py").read_bytes()
+        files = [file for file in files if file.read_bytes() == trained] or files
     steps = [record["step"] for record in run.scalars if "loss" in record]
     times = [record["time"] for record in run.scalars if "loss" in record and "time" in record]
     facts = {
-        "config": names[-1] if names else "unknown",
+        "config": " or ".join(file.name for file in files) or "unknown",
         "loss": "unknown",
         "seed": "unknown",
         "iterations": str(steps[-1]) if steps else "unknown",
@@ -381,22 +396,9 @@ def facts_of(run: Run) -> dict[str, str]:
     }
     if run.config is not None:
         facts["loss"] = loss_of(run.config)
-        seed = (run.config.get("randomness") or {}).get("seed")
+        seed = seed_of(run.config)
         facts["seed"] = "random" if seed is None else str(seed)
     return facts
-
-
-def loss_config(config: Config) -> dict:
-    """The classification loss's entry, of a detector with RoI head or without; may be empty."""
-    model = config.get("model") or {}
-    head = (model.get("roi_head") or {}).get("bbox_head") or model.get("bbox_head") or {}
-    head = head[0] if isinstance(head, list) else head  # a cascade has one for each stage
-    return head.get("loss_cls") or {}
-
-
-def loss_of(config: Config) -> str:
-    """The type of the classification loss."""
-    return str(loss_config(config).get("type", "unknown"))
 
 
 def common_iou_types(methods: Sequence[Method]) -> list[str]:

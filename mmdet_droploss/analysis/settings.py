@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from mmengine.config import Config
 
-from .runs import Method, loss_config
+from .runs import Method
+from .training_config import loss_config
 
 #: The parameter of the losses that have one to tune, in Figures 2 and 3.
 PARAMETERS = {"BEQL": "log_base", "FixedDropLoss": "drop_ratio"}

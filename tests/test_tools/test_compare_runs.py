@@ -31,6 +31,7 @@ from mmdet_droploss.analysis.runs import (
     Method,
     Run,
     facts_of,
+    load_methods,
     load_run,
     load_scalars,
 )
@@ -46,7 +47,8 @@ SIZE = 64
 COUNTS = (2, 9, 20, 90, 150, 400)
 CONFIG = """
 model = dict(roi_head=dict(bbox_head={head}))
-randomness = dict(seed=7)
+randomness = dict(seed={seed})
+{more}
 """
 
 
@@ -144,10 +146,15 @@ def make_run(folder: Path, dataset: Path, found: dict[str, float], seed: int) ->
     (folder / "val.metrics.json").write_bytes(orjson.dumps(content))
     write_log(folder / "20260101_000000", range(1, 11))
     (folder / "my_config.py").write_text("")
-    head = "dict(loss_cls=dict(type='DropLoss'))"
-    config = folder / "20260101_000000" / "vis_data" / "config.py"
-    config.write_text(CONFIG.format(head=head))
+    write_config(folder, 70 + seed)
     return metrics
+
+
+def write_config(folder: Path, seed: int, loss: str = "DropLoss", more: str = "") -> None:
+    """The config that a training leaves."""
+    head = f"dict(loss_cls=dict(type={loss!r}))"
+    file = folder / "20260101_000000" / "vis_data" / "config.py"
+    file.write_text(CONFIG.format(head=head, seed=seed, more=more))
 
 
 def write_log(folder: Path, steps, loss: float = 2.0, tail: str = "") -> None:
@@ -238,7 +245,7 @@ def test_report_holds_the_measured_numbers(tool, dataset, runs, tmp_path, capsys
         with Image.open(io.BytesIO(png)) as image:
             image.verify()
 
-    for fact in ("one <b>", "my_config.py", "DropLoss", "bash made.sh", "hotcoco", "7", "0.50 s"):
+    for fact in ("one <b>", "my_config.py", "DropLoss", "bash made.sh", "hotcoco", "71", "0.50 s"):
         assert fact in report.text, fact
     assert "'bash made.sh'" not in report.text  # quoted once, not within our own command
     table = capsys.readouterr().out
@@ -311,7 +318,8 @@ def test_log_of_an_interrupted_run(tmp_path):
 def test_a_cascade_counts_by_its_last_stage(tmp_path):
     assert pick({"s0.acc_r": 1.0, "s2.acc_r": 3.0, "s1.acc_r": 2.0}, "acc_r") == 3.0
     assert pick({"loss": 1.0}, "acc_r") is None
-    (tmp_path / "config.py").write_text(CONFIG.format(head="[dict(loss_cls=dict(type='EQL'))]"))
+    head = "[dict(loss_cls=dict(type='EQL'))]"
+    (tmp_path / "config.py").write_text(CONFIG.format(head=head, seed=7, more=""))
     config = Config.fromfile(tmp_path / "config.py")
     run = Run("name", tmp_path, {}, [], [], config)
     facts = facts_of(run)
@@ -411,14 +419,53 @@ def test_groups_of_another_training_set_are_not_those_of_the_test(tool, dataset,
         compare(tool, dataset, tmp_path, *names, "--train-ann", tmp_path / "train.json")
 
 
-def test_a_run_of_another_loss_is_no_other_seed(tool, dataset, runs, tmp_path):
+SAMPLER = "train_dataloader = dict(num_workers={workers}, sampler=dict(type={type!r}, seed={seed}))"
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (dict(loss="EQL"), "loss_cls.type 'EQL' and 'DropLoss'; give each training a name"),
+        (
+            dict(more=SAMPLER.format(type="RepeatFactorSampler", seed=3, workers=2)),
+            "train_dataloader.sampler.type 'RepeatFactorSampler' and None; give",
+        ),
+        (dict(more="train_cfg = dict(max_iters=9)\nparam_scheduler = [dict(end=9)]"), "1 settings"),
+        (dict(seed=71), "both have seed 71"),
+    ],
+)
+def test_a_run_of_another_training_is_no_other_seed(
+    tool, dataset, runs, tmp_path, changed, message
+):
     root, _ = runs
-    shutil.copytree(root / "bad2", tmp_path / "eql")
-    config = tmp_path / "eql" / "20260101_000000" / "vis_data" / "config.py"
-    config.write_text(CONFIG.format(head="dict(loss_cls=dict(type='EQL'))"))
+    shutil.copytree(root / "bad2", tmp_path / "other")
+    write_config(tmp_path / "other", **{"seed": 72, **changed})
     names = [f"--run={name[:-1]}={root / name}" for name in ("good1", "bad1")]
-    with pytest.raises(SystemExit, match="eql was trained with the loss .*'EQL'.* name of its own"):
-        compare(tool, dataset, tmp_path / "out", *names, f"--run=bad={tmp_path / 'eql'}")
+    with pytest.raises(SystemExit, match=message):
+        compare(tool, dataset, tmp_path / "out", *names, f"--run=bad={tmp_path / 'other'}")
+
+
+@pytest.mark.parametrize("seed", [None, 2])
+def test_seeds_may_differ_in_what_changes_no_step(dataset, runs, tmp_path, seed):
+    root, _ = runs
+    for name, workers, first in (("bad1", 2, None if seed is None else 1), ("bad2", 4, seed)):
+        shutil.copytree(root / name, tmp_path / name)
+        sampler = SAMPLER.format(type="DefaultSampler", seed=workers, workers=workers)
+        write_config(
+            tmp_path / name, first, more=f"{sampler}\ntrain_cfg = dict(val_interval={workers})"
+        )
+    folders = [f"good={root / 'good1'}", *(f"bad={tmp_path / name}" for name in ("bad1", "bad2"))]
+    assert [len(method.runs) for method in load_methods(folders)] == [1, 2]
+
+
+def test_the_report_names_the_config_of_the_training_not_of_a_test(runs, tmp_path):
+    shutil.copytree(runs[0] / "bad1", tmp_path / "run")
+    run = load_run("bad", tmp_path / "run")
+    (tmp_path / "run" / "zz_test.py").write_text("batch_size = 1")
+    assert facts_of(run)["config"] == "my_config.py or zz_test.py"
+    log = tmp_path / "run" / "20260101_000000" / "vis_data" / "config.py"
+    shutil.copy(log, tmp_path / "run" / "my_config.py")
+    assert facts_of(run)["config"] == "my_config.py"
 
 
 def test_each_run_is_evaluated_once(dataset, runs, monkeypatch):
@@ -627,7 +674,7 @@ def test_a_protocol_s_results_follow_what_they_are_made_of(dataset, runs, tmp_pa
     assert again() == (True, expected)
     # The copy says, as the run does, what it was trained with.
     facts = facts_of(load_run("a", target))
-    assert (facts["loss"], facts["seed"], facts["iterations"]) == ("DropLoss", "7", "10")
+    assert (facts["loss"], facts["seed"], facts["iterations"]) == ("DropLoss", "71", "10")
 
 
 def test_figure_4_has_two_methods_on_the_same_images(dataset, runs, tmp_path, capsys):
