@@ -6,6 +6,7 @@ Run ``python .dev_scripts/evidence.py --help`` for what it writes.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import shutil
 import statistics
@@ -57,9 +58,15 @@ PAIRS = [
     ("DropLoss", "EQL"),
     ("FederatedLoss", "sigmoid BCE"),
     ("FederatedLoss", "DropLoss"),
+    ("Seesaw", "sigmoid BCE"),
+    ("Seesaw", "DropLoss"),
+    ("EQLv2", "sigmoid BCE"),
+    ("DropLoss, keep frequent", "DropLoss"),
     ("sigmoid BCE + RFS", "sigmoid BCE"),
     ("DropLoss + RFS", "DropLoss"),
     ("DropLoss + RFS", "sigmoid BCE + RFS"),
+    ("EQL + RFS", "sigmoid BCE + RFS"),
+    ("BEQL + RFS", "sigmoid BCE + RFS"),
     ("DropLoss, half hidden", "sigmoid BCE, half hidden"),
     ("DropLoss, none hidden", "sigmoid BCE, none hidden"),
 ]
@@ -77,7 +84,7 @@ RECORDED = (
     "DropLoss, none hidden",
 )
 #: The names of the methods in Figures 2 and 3 begin so, and end in nothing that says other data.
-TRADED = ("sigmoid BCE", "EQL", "DropLoss", "FederatedLoss", "BEQL", "fixed drop")
+TRADED = ("sigmoid BCE", "EQL", "DropLoss", "FederatedLoss", "Seesaw", "BEQL", "fixed drop")
 OTHER_DATA = ("RFS", "hidden")
 #: README's rows.
 MAIN = (
@@ -85,6 +92,7 @@ MAIN = (
     "EQL",
     "DropLoss",
     "FederatedLoss",
+    "Seesaw",
     "sigmoid BCE + RFS",
     "DropLoss + RFS",
 )
@@ -104,6 +112,14 @@ def collect(work_dir: Path) -> None:
                 sys.exit(f"evidence.py: {conflict}")
             place = job.folder.relative_to(work_dir)
             exhaustive = Path("protocols") / "exhaustive" / place / "val.metrics.json"
+            if (work_dir / exhaustive).is_file() and not is_made_of(
+                (work_dir / exhaustive).with_name("made_of.json"), job.metrics_file
+            ):
+                sys.exit(
+                    f"evidence.py: {work_dir / exhaustive} is of an earlier test than "
+                    f"{job.metrics_file}; python tools/study.py {file.relative_to(ROOT)} "
+                    f"--work-dir {work_dir} --report evaluates it again"
+                )
             names = ("job.json", "val.metrics.json", "category_gradients.npz")
             for path in [*(place / name for name in names), exhaustive]:
                 if not (work_dir / path).is_file():
@@ -114,6 +130,18 @@ def collect(work_dir: Path) -> None:
                 (RESULTS / path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(work_dir / path, RESULTS / path)
     draw()
+
+
+def is_made_of(note: Path, metrics: Path) -> bool:
+    """Whether the numbers by another protocol were made of a test's results as they are now."""
+    if not note.is_file():
+        return False
+    stat = metrics.stat()
+    try:
+        noted = json.loads(note.read_bytes())["results"][metrics.name]
+    except (ValueError, KeyError, TypeError):  # cut short, or of something else
+        return False
+    return noted == [stat.st_size, stat.st_mtime_ns]
 
 
 def draw() -> None:

@@ -9,7 +9,8 @@ Nearly all of its time goes into the two trainings, whose log says what remains.
 missing, quickstart.sh sets the environment up. GPUs are used if there are any. It can be stopped
 at any time with Ctrl-C; the same command goes on where it was.
 
-Another --seed, --iterations and so on need another --work-dir: what is there is never mixed.
+Another --seed, --iterations and so on, or an edited config, need another --work-dir: what is there
+is never mixed.
 """
 
 from __future__ import annotations
@@ -157,6 +158,17 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def digest_of_configs() -> str:
+    """A digest of both configs with all that they inherit."""
+    from mmengine.config import Config
+
+    texts = [
+        Config.fromfile(ROOT / file, import_custom_modules=False).dump()
+        for file in CONFIGS.values()
+    ]
+    return hashlib.sha256("".join(texts).encode()).hexdigest()
+
+
 # ---- the run -------------------------------------------------------------------------------------
 
 
@@ -224,7 +236,7 @@ class Quickstart:
         run(sys.executable, "tools/dataset_converters/make_mini_lvis.py", self.data, *options)
 
     def refuse_to_mix(self) -> None:
-        """Stop if the work dir holds a run with other options, or another program's."""
+        """Stop if the work dir holds a run with other options or configs, or another program's."""
         stamp = self.work / "quickstart.options"
         data = hashlib.sha256((self.data / "mini_lvis.json").read_bytes()).hexdigest()
         options = [
@@ -235,6 +247,7 @@ class Quickstart:
             f"images={self.args.images}",
             f"val-images={self.args.val_images}",
             f"data-stamp={data}",
+            f"configs-stamp={digest_of_configs()}",
         ]
         if not stamp.exists():
             for name in CONFIGS:
@@ -247,6 +260,8 @@ class Quickstart:
             new.replace(stamp)
             return
         there = stamp.read_text().splitlines()
+        if not any(line.startswith("configs-stamp=") for line in there):
+            options.pop()  # earlier versions did not note the configs
         if there != options:
             print(
                 f"quickstart: {self.work} was made with other options (< there, > now):",

@@ -32,6 +32,7 @@ import fnmatch
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,7 +45,15 @@ from pathlib import Path
 import mmdet_droploss  # noqa: F401  (before mmdet, which a config may import)
 from mmdet_droploss.analysis.gradient_record import load_gradient_record
 from mmdet_droploss.analysis.protocols import evaluate_again
-from mmdet_droploss.analysis.study import Job, Study, StudyError, load_study
+from mmdet_droploss.analysis.study import (
+    AS_TESTED,
+    COMPARISON,
+    GRADIENTS,
+    Job,
+    Study,
+    StudyError,
+    load_study,
+)
 from mmdet_droploss.annotations import load_class_frequency
 from mmdet_droploss.utils import write_atomically
 
@@ -200,6 +209,7 @@ def write_report(study: Study, out: Path) -> list[str]:
         if job not in done
     ]
     if not done:
+        (out / "report.md").unlink(missing_ok=True)  # an earlier one is not true any more
         return missing
     text = ["# Study", "", f"{len(done)} of {len(study.jobs)} jobs are done."]
     text += [f"- {sentence}" for sentence in missing]
@@ -207,8 +217,8 @@ def write_report(study: Study, out: Path) -> list[str]:
         text += ["", f"## Validation: {title}", ""]
         text += tables_and_figures(folders, out, out / title, missing)
     text += ["", "## Gradients", ""]
-    text += gradient_figures(study, done, out / "gradients", missing)
-    text += comparison(study, done, out / "comparison", missing)
+    text += gradient_figures(study, done, out / GRADIENTS, missing)
+    text += comparison(study, done, out / COMPARISON, missing)
     write_atomically(out / "report.md", "\n".join(text) + "\n")
     print(f"report: {out / 'report.md'}")
     return missing
@@ -218,7 +228,7 @@ def folders_by_protocol(
     study: Study, done: Sequence[Job], work_dir: Path, missing: list[str]
 ) -> dict[str, list[tuple[str, Path]]]:
     """Names and folders of the results by each protocol; the first are those of the tests."""
-    found = {"as tested": [(job.name, job.folder) for job in done]}
+    found = {AS_TESTED: [(job.name, job.folder) for job in done]}
     for title, ann_file in study.protocols.items():
         found[title] = []
         for job in done:
@@ -236,15 +246,24 @@ def tables_and_figures(
     folders: Sequence[tuple[str, Path]], out: Path, target: Path, missing: list[str]
 ) -> list[str]:
     """The tables, and links to Figures 2 and 3."""
+    make_empty(target)
     if not folders:
         return ["No results."]
-    target.mkdir(parents=True, exist_ok=True)
-    runs = [part for name, folder in folders for part in ("--run", f"{name}={folder}")]
+    arguments = [f"--run={name}={folder}" for name, folder in folders]
+    has_masks = any(b'"segm_AP"' in (f / "val.metrics.json").read_bytes() for _, f in folders)
+    arguments += ["--iou-type", "segm" if has_masks else "bbox", "--out", str(target)]
     for program in ("paper_tables", "tradeoff_figures"):
-        missing += run_tool(program, [*runs, "--out", str(target)])
+        missing += run_tool(program, arguments)
     tables = target / "tables.md"
     text = [tables.read_text()] if tables.is_file() else []
     return text + [f"![{f.stem}](<{f.relative_to(out)}>)" for f in sorted(target.glob("*.png"))]
+
+
+def make_empty(folder: Path) -> None:
+    """A folder without the files of an earlier report, which was of other jobs."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
 
 
 def gradient_figures(
@@ -255,7 +274,7 @@ def gradient_figures(
     from mmdet_droploss.analysis.figures import write_figure
     from mmdet_droploss.analysis.gradient_figure import draw_gradient_figure, gradient_table
 
-    target.mkdir(parents=True, exist_ok=True)
+    make_empty(target)
     frequency = load_class_frequency(study.train_ann)
     text = []
     for job in done:
@@ -275,13 +294,15 @@ def gradient_figures(
 
 def comparison(study: Study, done: Sequence[Job], out: Path, missing: list[str]) -> list[str]:
     """A link to the comparison of the methods that the study names for it."""
+    if out.exists():
+        shutil.rmtree(out)  # of an earlier report, perhaps of other jobs
     compared = sorted(
         (job for job in done if job.name in study.compare),
         key=lambda job: study.compare.index(job.name),  # the first is the baseline
     )
     if len({job.name for job in compared}) < 2:
         return []
-    runs = [part for job in compared for part in ("--run", f"{job.name}={job.folder}")]
+    runs = [f"--run={job.name}={job.folder}" for job in compared]
     files = ["--ann", study.val_ann, "--train-ann", study.train_ann]
     trouble = run_tool("compare_runs", [*runs, *files, "--out", str(out)])
     missing += trouble

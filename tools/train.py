@@ -9,6 +9,7 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import os
 import os.path as osp
 from collections.abc import Sequence
 
@@ -18,6 +19,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 import mmdet_droploss  # noqa: F401  (checks the environment before anything slow)
 from mmdet_droploss.engine import launched_runner
+from mmdet_droploss.engine.checkpoint_hook import has_checkpoint
 from mmdet_droploss.engine.command_line import config_from, make_parser
 
 
@@ -65,13 +67,19 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.record_gradients is not None:
         hook = dict(type="CategoryGradientHook", interval=args.record_gradients)
         cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), hook]
-    if args.resume == "auto":
+    if (args.resume == "auto" or _restarts()) and has_checkpoint(cfg):
+        cfg.resume, cfg.load_from = True, None
+    elif args.resume == "auto":
         # At a first start there is nothing to resume from, and the config's load_from counts.
-        if cfg.get("load_from") is None or osp.isfile(osp.join(cfg.work_dir, "last_checkpoint")):
-            cfg.resume, cfg.load_from = True, None
+        cfg.resume = cfg.get("load_from") is None
     elif args.resume is not None:
         cfg.resume, cfg.load_from = True, args.resume
     return cfg
+
+
+def _restarts() -> int:
+    """How often torchrun (MAX_RESTARTS) has started this training again after a failure."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
 @record  # so that torchrun ends with the error of the process that failed first
@@ -82,6 +90,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = osp.abspath(cfg.work_dir)
     remedy = f"To go on from the last checkpoint in {folder}, start it again with --resume."
     with launched_runner(cfg, args.launcher, remedy) as runner:
+        if _restarts():
+            runner.logger.warning(
+                f"torchrun has started this training again after a failure (number {_restarts()} "
+                f"of MAX_RESTARTS): as with --resume, it goes on from the last checkpoint in "
+                f"{folder}, if there is one"
+            )
         runner.train()
 
 

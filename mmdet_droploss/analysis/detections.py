@@ -61,6 +61,7 @@ class Detections:
     Attributes:
         content: Images, annotations and categories, see :meth:`.GroundTruth.content`.
         names: C category names; the id where the file has no name.
+        annotations: What a test writes of the annotation file: its name and its digest.
 
     Raises:
         ValueError: If the annotations cannot be evaluated; the message names the culprit.
@@ -71,6 +72,7 @@ class Detections:
         self.ann_file = ann_file
         self._truth = GroundTruth(str(ann_file), frequency, iou_types)
         self.content = self._truth.content()
+        self.annotations = {"file": str(ann_file), "sha256": self._truth.sha256}
         self.names = [
             str(category["id"]) if name is None else name
             for name, category in zip(self._truth.names, self._truth.categories, strict=True)

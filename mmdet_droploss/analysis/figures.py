@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -59,6 +60,17 @@ def tidy(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
+def label_of(name: str) -> str:
+    """A name for a legend: matplotlib hides those that start with an underscore."""
+    return f" {name}" if name.startswith("_") else name
+
+
+def add_legend(owner: Axes | Figure, *entries: Any, **style: Any) -> None:
+    """A legend that shows names as they are: one may have a $."""
+    for text in owner.legend(*entries, frameon=False, **style).get_texts():
+        text.set_parse_math(False)
+
+
 def at_least(axes: Axes, direction: str, limit: float) -> None:
     """Keep an axis from blowing up differences that are next to nothing."""
     low, high = getattr(axes, f"get_{direction}lim")()
@@ -80,16 +92,17 @@ def plot_differences(
                 style = dict(color=method.colour, markersize=7, linewidth=2)
                 if delta.has_interval:
                     axes.plot([delta.lower, delta.upper], [y, y], **style)
-                label = method.name if row == 0 else None
+                label = label_of(method.name) if row == 0 else None
                 axes.plot([delta.value], [y], "o", label=label, **style)
         axes.axvline(0, color=methods[0].colour, linewidth=1)
         axes.set_yticks(range(len(KEYS)), [f"{key} ({KEY_TITLES[key]})" for key in KEYS])
         axes.set_title(f"{IOU_TITLES[iou_type]} AP", fontsize=10)
-        axes.set_xlabel(f"points above (+) or below (-) {methods[0].name}")
+        words = f"points above (+) or below (-) {methods[0].name}"
+        axes.set_xlabel(words, parse_math=False)
         at_least(axes, "x", 0.5)
         tidy(axes)
     panels[0].set_ylim(len(KEYS) - 0.5, -0.5)
-    panels[-1].legend(frameon=False, fontsize=8)
+    add_legend(panels[-1], fontsize=8)
     return figure
 
 
@@ -112,7 +125,7 @@ def plot_curves(methods: Sequence[Method]) -> Figure:
                 if key.endswith("_AP"):
                     values[:, 1] *= 100
                 style = dict(color=method.colour, linewidth=1.4, marker="o" * (len(points) < 10))
-                label = method.name if index == 0 else None
+                label = label_of(method.name) if index == 0 else None
                 axes.plot(*values.T, label=label, **style)
         if not any(line.get_xdata().size for line in axes.lines):
             axes.text(0.5, 0.5, "not in the log", ha="center", transform=axes.transAxes)
@@ -122,7 +135,7 @@ def plot_curves(methods: Sequence[Method]) -> Figure:
         # Not "auto" at the top: a curve of zeros would get an axis of 0.05.
         axes.set_ylim(0, max(1.03 * axes.get_ylim()[1], 0 if "loss" in key else 1))
         tidy(axes)
-    figure.axes[0].legend(frameon=False, fontsize=9)
+    add_legend(figure.axes[0], fontsize=9)
     return figure
 
 
@@ -136,7 +149,7 @@ def plot_categories(methods: Sequence[Method], frequency: ClassFrequency, iou_ty
         plot_pairs(left, methods[0], method, frequency, base, values)
         left.set_ylabel(f"{IOU_TITLES[iou_type].lower()} AP of a category")
         plot_category_differences(right, frequency, values - base)
-        right.set_ylabel(f"{method.name} minus {methods[0].name}")
+        right.set_ylabel(f"{method.name} minus {methods[0].name}", parse_math=False)
     return figure
 
 
@@ -167,8 +180,9 @@ def plot_pairs(
     axes.plot(*segments, color="#d1d5db", linewidth=1, zorder=1)
     size = 16 if len(counts) <= 200 else 5
     for owner, points in ((baseline, base), (method, values)):
-        axes.scatter(counts, points, s=size, color=owner.colour, label=owner.name, zorder=2)
-    axes.legend(frameon=False, fontsize=9)
+        label = label_of(owner.name)
+        axes.scatter(counts, points, s=size, color=owner.colour, label=label, zorder=2)
+    add_legend(axes, fontsize=9)
 
 
 def plot_category_differences(

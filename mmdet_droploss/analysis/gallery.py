@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib.image
+import cv2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -61,22 +61,21 @@ class Gallery:
         return sorted(self.detections.content["images"], key=order)[:count]
 
     def pixels(self, image: dict) -> np.ndarray:
-        """The picture."""
+        """The picture as the data pipeline loads it, turned by its EXIF orientation; RGB."""
         file = find_image(image, self.root)
-        try:
-            pixels = matplotlib.image.imread(file)
-        except (OSError, ValueError, SyntaxError) as error:  # as Pillow has it
+        pixels = cv2.imread(str(file))
+        if pixels is None:
             raise InputError(
-                f"{file} is no picture that can be read: {error}. Replace it, or leave the "
-                f"pictures out with --images 0"
-            ) from None
+                f"{file} is no picture that can be read. Replace it, or leave the pictures out "
+                f"with --images 0"
+            )
         if pixels.shape[:2] != (image["height"], image["width"]):
             raise InputError(
                 f"{file} has height and width {list(pixels.shape[:2])}, but --ann "
                 f"{self.detections.ann_file} says {[image['height'], image['width']]}. Give the "
                 f"folder of the right pictures with --img-root, or leave them out with --images 0"
             )
-        return pixels
+        return pixels[..., ::-1]
 
     def truth(self, image: dict) -> list[Shape]:
         """The annotated objects of an image."""
@@ -136,7 +135,7 @@ class Gallery:
 
     def draw_panel(self, axes: Axes, pixels: np.ndarray, shapes: list[Shape], title: str) -> None:
         """One picture with outlines in the colours of the frequency groups."""
-        axes.imshow(pixels, cmap="gray" if pixels.ndim == 2 else None)
+        axes.imshow(pixels)
         axes.set_axis_off()
         axes.set_title(title, fontsize=9, parse_math=False)  # a name may have a $
         height, width = pixels.shape[:2]

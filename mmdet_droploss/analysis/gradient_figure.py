@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,10 @@ from .gradient_record import GradientRecord
 BLUE, ORANGE, VERMILION = "#0072B2", "#E69F00", "#D55E00"
 #: Behind the curves: frequent white, common orange, rare yellow, as in the paper.
 SHADES = {"common": "#FCE8CF", "rare": "#FFF9C4"}
+NOT_MEASURED = (
+    "Background's share is not measured: this loss has a separate objectness, through which "
+    "background lowers the scores."
+)
 
 
 def draw_gradient_figure(record: GradientRecord, head: int = -1) -> Figure:
@@ -22,7 +27,9 @@ def draw_gradient_figure(record: GradientRecord, head: int = -1) -> Figure:
 
     (a) is the share of background proposals and of foreground proposals of other categories in the
     discouraging gradient, over the whole training. (b) is the mean score on background proposals in
-    the first and in the last stage. Thin lines are categories, thick ones a running median.
+    the first and in the last stage. Thin lines are categories, thick ones a running median. The
+    title says so if the record has gaps, as that of a training that was stopped within a stage. Of
+    a loss with separate objectness, (a) is not measured.
 
     Args:
         record: With ``image_count``.
@@ -43,19 +50,24 @@ def draw_gradient_figure(record: GradientRecord, head: int = -1) -> Figure:
         axes.set(xlabel="categories, the most frequent first", xlim=(0.5, len(order) + 0.5))
         axes.spines[["top", "right"]].set_visible(False)
 
-    share = 100 * record.background_share()[head, order]
-    _curve(left, 100 - share, BLUE, "foreground of other categories")
-    _curve(left, share, ORANGE, "background")
+    if record.measures_background:
+        share = 100 * record.background_share()[head, order]
+        _curve(left, 100 - share, BLUE, "foreground of other categories")
+        _curve(left, share, ORANGE, "background")
+        left.legend(frameon=False, fontsize="small")
+    else:
+        words = textwrap.fill(NOT_MEASURED, 40)
+        left.text(0.5, 0.5, words, transform=left.transAxes, ha="center", va="center")
     left.set(ylim=(0, 100), ylabel="share of the discouraging gradient (%)")
-    left.set_title(f"(a) {record.loss}, iterations {_span(record, 0, -1)}", loc="left", pad=18)
+    title = f"(a) {record.loss}, iterations {_span(record, 0, -1)}{_gaps(record)}"
+    left.set_title(title, loc="left", pad=18)
 
     first, last = record.background_score[0, head][order], record.background_score[-1, head][order]
     _curve(right, first, VERMILION, f"iterations {_span(record, 0, 0)}")
     _curve(right, last, BLUE, f"iterations {_span(record, -1, -1)}")
     right.set(yscale="log", ylabel="mean score on background proposals")
     right.set_title(f"(b) {record.loss}", loc="left", pad=18)
-    for axes in (left, right):
-        axes.legend(frameon=False, fontsize="small")
+    right.legend(frameon=False, fontsize="small")
     return figure
 
 
@@ -106,6 +118,8 @@ def gradient_table(record: GradientRecord, head: int = -1) -> str:
     for name, of_group in group_medians(record, head).items():
         percent = "–" if np.isnan(of_group.share) else f"{of_group.share:.0f} %"
         lines.append(f"| {name} | {percent} | {of_group.first:.1e} | {of_group.last:.1e} |")
+    if not record.measures_background:
+        lines += ["", NOT_MEASURED]
     return "\n".join(lines)
 
 
@@ -126,6 +140,13 @@ def _check(record: GradientRecord, head: int) -> ClassFrequency:
 
 def _span(record: GradientRecord, first: int, last: int) -> str:
     return f"{record.stages[first, 0]:,} to {record.stages[last, 1]:,}"
+
+
+def _gaps(record: GradientRecord) -> str:
+    """How many iterations are in the sums, if not all."""
+    seen = int(np.diff(record.stages).sum())
+    total = int(record.stages[-1, 1] - record.stages[0, 0])
+    return "" if seen == total else f" ({seen:,} of {total:,} iterations)"
 
 
 def _shade(axes: Axes, groups: np.ndarray) -> None:

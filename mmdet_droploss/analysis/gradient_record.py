@@ -27,7 +27,8 @@ class GradientRecord:
 
     Args:
         stages: (S, 2) int64, the iterations of each stage, first included, last excluded.
-        background: (S, H, C) float32, the discouraging gradient from background proposals.
+        background: (S, H, C) float32, the discouraging gradient from background proposals; NaN of a
+            loss with separate objectness, through which background acts.
         foreground: (S, H, C) float32, that from foreground proposals of other categories.
         encouraging: (S, H, C) float32, the gradient from proposals of the category itself.
         background_score: (S, H, C) float32, the mean score on background proposals, Figure 1(b).
@@ -54,11 +55,17 @@ class GradientRecord:
         """C."""
         return self.background.shape[-1]
 
+    @property
+    def measures_background(self) -> bool:
+        """Whether Figure 1(a) can be drawn: background acts on the categories' logits."""
+        return not np.isnan(self.background).any()
+
     def background_share(self) -> np.ndarray:
         """Figure 1(a): the share of background in the discouraging gradient of the whole training.
 
         Returns:
-            (H, C) float64 in [0, 1]; NaN where there was no discouraging gradient at all.
+            (H, C) float64 in [0, 1]; NaN where there was no discouraging gradient at all, or
+            background's is not measured.
         """
         background = self.background.sum(axis=0, dtype=np.float64)
         foreground = self.foreground.sum(axis=0, dtype=np.float64)
@@ -100,6 +107,8 @@ _PER_STAGE = (
     "background_score",
     "background_proposals",
 )
+#: Losses whose files of earlier versions have 0 as background's gradient, which was not measured.
+_SEPARATE_OBJECTNESS = ("SeesawLoss",)
 #: What a damaged archive raises. RuntimeError: one whose damage says that it is encrypted, or of a
 #: method that zipfile does not know; TypeError: an array that is in no archive.
 _DAMAGED = (OSError, ValueError, EOFError, RuntimeError, TypeError, zipfile.BadZipFile, zlib.error)
@@ -126,9 +135,12 @@ def load_gradient_record(path: str | os.PathLike) -> GradientRecord:
         raise ValueError(
             f"{path} is no gradient record, or is damaged: it has no {', '.join(sorted(missing))}"
         )
+    loss = str(content["loss"])
+    if loss in _SEPARATE_OBJECTNESS:
+        content["background"] = np.full_like(content["background"], np.nan)
     return GradientRecord(
         **{name: content[name] for name in ("stages", *_PER_STAGE)},
-        loss=str(content["loss"]),
+        loss=loss,
         classes=tuple(map(str, content["classes"])),
         image_count=content["image_count"].astype(np.int64),
         seed=int(content["seed"]),

@@ -12,7 +12,11 @@ import hotcoco
 from scipy import stats
 
 from .detections import Detections
-from .runs import KEYS, Method
+from .runs import KEY_TITLES, KEYS, Method
+
+#: A key has an interval if at most this share of the draws has no object of its categories. hotcoco
+#: takes both methods for equal in such a draw, where nothing can be measured.
+MOST_EMPTY_DRAWS = 0.01
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def differences(
         return {key: Difference(value) for key, value in values.items()}
     intervals = bootstrap_intervals(baseline, method, iou_type, detections, bootstrap)
     return {
-        key: Difference(value, *(intervals[key] if not math.isnan(value) else ()))
+        key: Difference(value, *(intervals.get(key, ()) if not math.isnan(value) else ()))
         for key, value in values.items()
     }
 
@@ -93,7 +97,11 @@ def seed_difference(first: Sequence[float], second: Sequence[float]) -> Differen
 def bootstrap_intervals(
     baseline: Method, method: Method, iou_type: str, detections: Detections, samples: int
 ) -> dict[str, tuple[float, float]]:
-    """The 95 % interval of each key's difference, by drawing the val images anew."""
+    """The 95 % interval of a key's difference, by drawing the val images anew.
+
+    Keys whose categories too many draws would not show are left out; see :func:`too_rare`.
+    """
+    left_out = {key for key, *_ in too_rare(detections)}
     # The baseline last: of the two, the method's evaluation makes way for the next method's.
     second, first = (
         detections.evaluation(m.runs[0].results_file(iou_type), iou_type)
@@ -103,5 +111,33 @@ def bootstrap_intervals(
     return {
         f"{iou_type}_{key}": (100 * ci["lower"], 100 * ci["upper"])
         for key, ci in outcome["ci"].items()
-        if key in KEYS
+        if key in KEYS and key not in left_out
     }
+
+
+def too_rare(detections: Detections) -> list[tuple[str, int, float]]:
+    """The keys whose categories are in so few val images that an interval would be wrong.
+
+    Returns:
+        Key, number of images, and share of the draws without any of these, a key each.
+    """
+    group_of = {c["id"]: c["frequency"] for c in detections.content["categories"]}
+    images: dict[str, set[int]] = {key: set() for key in KEYS}
+    for annotation in detections.content["annotations"]:
+        if not annotation.get("ignore"):
+            for key in ("AP", f"AP{group_of[annotation['category_id']]}"):
+                images[key].add(annotation["image_id"])
+    number = len(detections.content["images"])
+    shares = [(key, len(ids), (1 - len(ids) / number) ** number) for key, ids in images.items()]
+    return [found for found in shares if found[2] > MOST_EMPTY_DRAWS]
+
+
+def without_interval(detections: Detections) -> list[str]:
+    """A sentence for each key that :func:`bootstrap_intervals` leaves out but can be measured."""
+    total = len(detections.content["images"])
+    return [
+        f"{key} has no interval: objects of {KEY_TITLES[key]} categories are in {number} of "
+        f"{total:,} validation images, and {share:.0%} of random draws would have none"
+        for key, number, share in too_rare(detections)
+        if number
+    ]

@@ -167,7 +167,9 @@ def to_latex(rows: Sequence[Row], iou_type: str) -> str:
 
 
 def _latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
+    # Behind the end of a row, LaTeX takes these for its arguments.
+    guard = "{}" if text.startswith(("[", "*")) else ""
+    return guard + "".join(_LATEX.get(character, character) for character in text)
 
 
 def _subscript(title: str) -> str:

@@ -47,33 +47,37 @@ def propose_tail(frequency: ClassFrequency) -> Tail:
     share of the instances.
 
     Args:
-        frequency: Of the training set, with instance counts and the number of images.
+        frequency: Of the training set, with instance counts and the number of images; a category
+            at least is shown.
 
     Raises:
         ValueError: If it lacks one of these.
     """
-    default = frequency.tail()
+    # A category that is never shown is neither tail nor anything else.
+    seen = frequency.image_count > 0
+    default = frequency.tail()[seen]
     instances, num_images = frequency.instance_count, frequency.num_images
     if instances is None or num_images is None:
         raise ValueError(f"{frequency.source} does not tell the numbers of instances and images")
+    counts, instances = frequency.image_count[seen], instances[seen]
     total = max(int(instances.sum()), 1)
     share = instances[default].sum() / total
     kept = f"{default.sum()} of {len(default)} categories, {share:.1%} of the instances"
     if default.any() and not default.all() and share <= LARGEST_TAIL_SHARE:
         return Tail(100, None, f"LVIS's own threshold, at most 100 images: {kept}")
-    counts = np.unique(frequency.image_count)
-    held = np.array([instances[frequency.image_count <= count].sum() / total for count in counts])
+    steps = np.unique(counts)
+    held = np.array([instances[counts <= step].sum() / total for step in steps])
     fitting = np.flatnonzero(held[:-1] <= PROPOSED_TAIL_SHARE)  # all categories are no tail
     if len(fitting) == 0:
         return Tail(
             100,
             None,
             f"LVIS's own threshold, at most 100 images, takes {kept}, and no other fits better: "
-            f"already the rarest categories (at most {counts[0]} images) hold {held[0]:.0%} of the "
+            f"already the rarest categories (at most {steps[0]} images) hold {held[0]:.0%} of the "
             f"instances. This is no long tail, so do not expect more of the loss than of BCE",
         )
-    most_images = int(counts[fitting[-1]])
-    tail = frequency.image_count <= most_images
+    most_images = int(steps[fitting[-1]])
+    tail = counts <= most_images
     return Tail(
         most_images,
         threshold(most_images, num_images),

@@ -13,7 +13,7 @@ from ..datasets.annotation_cache import file_digest
 from ..evaluation.lvis_evaluator import METRIC_KEYS, category_ap
 from ..utils import write_atomically
 from .detections import Detections
-from .runs import IOU_TITLES, Run, load_run, training_log
+from .runs import IOU_TITLES, InputError, Run, load_run, training_log
 
 
 def evaluate_again(folder: Path, ann_file: Path, train_ann: str, target: Path) -> None:
@@ -30,7 +30,8 @@ def evaluate_again(folder: Path, ann_file: Path, train_ann: str, target: Path) -
         target: A folder that gets ``val.metrics.json`` and ``made_of.json``.
 
     Raises:
-        InputError: If the run is not tested, or the detections are of other images or categories.
+        InputError: If the run is not tested, or the detections are of other images or categories,
+            or categories are in other groups than in the test.
         ValueError: If the annotations cannot be evaluated.
         FileNotFoundError: If there are no such annotations.
     """
@@ -42,6 +43,7 @@ def evaluate_again(folder: Path, ann_file: Path, train_ann: str, target: Path) -
         return
     detections = Detections(ann_file, load_class_frequency(train_ann), iou_types)
     detections.check_runs([run])
+    check_groups(run, detections, train_ann)
     metrics: dict[str, float] = {}
     rows = [dict(row) for row in run.categories]
     for iou_type in iou_types:
@@ -58,9 +60,32 @@ def evaluate_again(folder: Path, ann_file: Path, train_ann: str, target: Path) -
             write_atomically(target / file.relative_to(folder), file.read_bytes())
     write_atomically(
         written,
-        orjson.dumps({"metrics": metrics, "per_category": rows}, option=orjson.OPT_INDENT_2),
+        orjson.dumps(
+            {"annotations": detections.annotations, "metrics": metrics, "per_category": rows},
+            option=orjson.OPT_INDENT_2,
+        ),
     )
     write_atomically(note, sources)
+
+
+def check_groups(run: Run, detections: Detections, train_ann: str) -> None:
+    """Refuse a run whose test took other groups of the categories than the training set gives.
+
+    Its APr, APc and APf would be of other categories than those of its test.
+
+    Raises:
+        InputError: If a category has another group.
+    """
+    groups = [category["frequency"] for category in detections.content["categories"]]
+    for row, name, group in zip(run.categories, detections.names, groups, strict=True):
+        tested = row.get("frequency")
+        if tested is not None and tested != group:
+            raise InputError(
+                f"{run.metrics_file} has category {name!r} in group {tested!r}, but by the images "
+                f"in {train_ann} it is in {group!r}: APr, APc and APf would be of other "
+                f"categories. Give the training annotations that the groups of the test are from, "
+                f"or test it again with FastLVISMetric(class_freq={train_ann!r})"
+            )
 
 
 def sources_of(run: Run, iou_types: Sequence[str], ann_file: Path, train_ann: str) -> bytes:

@@ -17,7 +17,7 @@ from ..annotations import GROUP_NAMES, ClassFrequency, load_class_frequency
 from ..annotations.progress import track
 from ..version import __version__
 from .detections import Detections
-from .intervals import Difference, differences
+from .intervals import Difference, differences, without_interval
 from .runs import IOU_TITLES, KEY_TITLES, KEYS, Method, common_iou_types, facts_of, load_methods
 from .tables import build_table, sentences
 
@@ -58,6 +58,11 @@ class Comparison:
             for iou_type, title in IOU_TITLES.items()
             if f"{iou_type}_AP" in tested and iou_type not in self.iou_types
         ]
+
+    @property
+    def without_interval(self) -> list[str]:
+        """Which numbers have no interval although others have, a sentence each."""
+        return without_interval(self.detections) if self.bootstrap else []
 
     def tables(self) -> dict[str, list[dict]]:
         """The headline table for masks and for boxes."""
@@ -157,6 +162,7 @@ def render(
         num_images=len(detections.content["images"]),
         protocol=detections.protocol(),
         left_out=comparison.left_out,
+        without_interval=comparison.without_interval,
         baseline=methods[0].name,
         main_type=IOU_TITLES[main_type].lower(),
         score_thr=score_thr,

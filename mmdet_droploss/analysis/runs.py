@@ -30,11 +30,19 @@ class InputError(ValueError):
     """Something that the user can put right; the message says how."""
 
 
+class Annotations(msgspec.Struct, frozen=True):
+    """The annotation file of a test, and the digest of its content."""
+
+    file: str
+    sha256: str
+
+
 class _MetricsFile(msgspec.Struct):
     """What FastLVISMetric writes beside its results."""
 
     metrics: dict[str, float]
     per_category: list[dict[str, Any]]
+    annotations: Annotations | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,7 @@ class Run:
         categories: One dict a category in label order, as FastLVISMetric writes them.
         scalars: The lines of the training log, in the order of the iterations.
         config: The config that it was trained with; None if it is not there.
+        annotations: What it was tested on; None if the file does not tell, as earlier versions'.
     """
 
     name: str
@@ -57,6 +66,7 @@ class Run:
     categories: list[dict]
     scalars: list[dict]
     config: Config | None
+    annotations: Annotations | None = None
 
     @property
     def metrics_file(self) -> Path:
@@ -121,7 +131,8 @@ def load_methods(arguments: Sequence[str]) -> list[Method]:
 
     Raises:
         InputError: If there are fewer than two names or too many, or a run cannot be used: it is
-            not tested, given twice, or no other seed of the first run of its name.
+            not tested, given twice, tested on other annotations than most, or no other seed of the
+            first run of its name.
     """
     folders = parse_arguments(arguments)
     if len(folders) < 2:
@@ -134,6 +145,8 @@ def load_methods(arguments: Sequence[str]) -> list[Method]:
             run = load_run(name, folder)
             check_is_another(run, runs)
             runs.append(run)
+    for _, sentence in on_other_annotations(runs):
+        raise InputError(sentence)
     return group_by_name(runs)
 
 
@@ -165,7 +178,7 @@ def load_tested(
 
     Left out are runs without results, with results that cannot be read, given twice, no other seed
     of the first run of their name, of other categories than most runs have (the earlier ones if
-    there are as many), or tested without what is asked for.
+    there are as many), tested on other annotations than most, or without what is asked for.
 
     Args:
         arguments: In any number; the same name again is another seed.
@@ -190,6 +203,9 @@ def load_tested(
                 runs.append(run)
     runs, others = drop_other_categories(runs)
     problems += others
+    for other, sentence in on_other_annotations(runs):
+        runs = [run for run in runs if run is not other]
+        problems.append(f"a run of {other.name} is left out: {sentence}")
     if not runs:
         raise InputError("there is no tested run: " + "; ".join(problems))
     if iou_type is not None:
@@ -271,6 +287,25 @@ def drop_other_categories(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     return kept, problems
 
 
+def on_other_annotations(runs: Sequence[Run]) -> list[tuple[Run, str]]:
+    """The runs that were tested on other annotations than most, with a sentence for each."""
+    known = [(run, run.annotations) for run in runs if run.annotations is not None]
+    if not known:
+        return []
+    usual, _ = collections.Counter(of.sha256 for _, of in known).most_common(1)[0]
+    first, of_first = next(pair for pair in known if pair[1].sha256 == usual)
+    return [
+        (
+            run,
+            f"{run.metrics_file} is of {of.file} (sha256 {of.sha256[:8]}...), but "
+            f"{first.metrics_file} of {of_first.file} ({usual[:8]}...): only numbers by the same "
+            f"annotations can be compared; test it again on these",
+        )
+        for run, of in known
+        if of.sha256 != usual
+    ]
+
+
 def tested_for(runs: Sequence[Run], iou_type: str) -> tuple[list[Run], list[str]]:
     """Those that were tested for ``'segm'`` or ``'bbox'``, and a sentence for each that was not.
 
@@ -310,6 +345,7 @@ def load_run(name: str, folder: Path) -> Run:
         content.per_category,
         load_scalars(folder),
         load_config(folder),
+        content.annotations,
     )
 
 

@@ -15,12 +15,17 @@ import mmengine
 import orjson
 from mmengine.config import Config
 
+from ..datasets.annotation_cache import file_digest
 from ..engine.command_line import make_parser
 from ..utils import write_atomically
+from .runs import InputError, load_config
+from .training_config import other_settings, seed_of
 
 DEFAULTS = dict(seeds=[0], processes=1, options={}, record_gradients=None, protocols={}, compare=[])
 REQUIRED = {"train_ann", "val_ann", "methods"}
 METHOD_KEYS = {"name", "config", "seeds", "options"}
+#: What a report calls its parts; a protocol has another name.
+AS_TESTED, GRADIENTS, COMPARISON = "as tested", "gradients", "comparison"
 
 
 class StudyError(ValueError):
@@ -39,6 +44,7 @@ class Job:
         options: What differs from the config, by dotted key.
         processes: How many processes train and test.
         record_gradients: Iterations in a stage of the gradient record; None for no record.
+        annotations: ``train_ann`` and ``val_ann`` of the study.
     """
 
     name: str
@@ -48,6 +54,7 @@ class Job:
     options: dict[str, Any]
     processes: int
     record_gradients: int | None
+    annotations: dict[str, str]
 
     @property
     def title(self) -> str:
@@ -104,6 +111,7 @@ class Job:
             "seed": self.seed,
             "processes": self.processes,
             "sha256 of the settings": hashlib.sha256(text.encode()).hexdigest(),
+            **{f"content of {key}": content_of(path) for key, path in self.annotations.items()},
         }
 
     def begin(self) -> None:
@@ -114,19 +122,40 @@ class Job:
     def conflict(self) -> str | None:
         """Why what the folder holds is not of this job: it was begun with other settings.
 
-        A folder without :meth:`begin`'s note, as commands run by hand leave it, has no conflict.
+        A folder without :meth:`begin`'s note, as commands run by hand leave it, is judged by the
+        config that its training left.
         """
         note = self.folder / "job.json"
         if not note.is_file():
-            return None
+            return self._conflict_of_training()
         there, now = orjson.loads(note.read_bytes()), self.stamp()
-        different = [key for key in now if there.get(key) != now[key]]
+        # Earlier versions did not note the annotations.
+        unknown = {f"content of {key}" for key in self.annotations} - there.keys()
+        different = [key for key in now if key not in unknown and there.get(key) != now[key]]
         if not different:
             return None
         return (
             f"{self.title}: {self.folder} was begun with another {' and another '.join(different)} "
             f"({note}); give another --work-dir, or delete the folder"
         )
+
+    def _conflict_of_training(self) -> str | None:
+        try:
+            trained = load_config(self.folder)
+        except InputError as error:
+            return f"{self.title}: {error}"
+        if trained is None:
+            return None
+        different = other_settings(trained, self.settings)
+        if seed_of(trained) != self.seed:
+            different["randomness.seed"] = (seed_of(trained), self.seed)
+        for key, (there, here) in different.items():
+            more = f", and {len(different) - 1} settings more" * (len(different) > 1)
+            return (
+                f"{self.title}: {self.folder} was trained with {key} {there!r}, but the study has "
+                f"{here!r}{more}; give another --work-dir, or delete the folder"
+            )
+        return None
 
     def commands(self, tools: Path) -> list[list[str]]:
         """The training and the test, by the programs in a folder."""
@@ -151,6 +180,18 @@ class Job:
             ["bash", str(tools / "dist_train.sh"), train[0], processes, *train[1:]],
             ["bash", str(tools / "dist_test.sh"), *test],
         ]
+
+
+def content_of(file: str) -> str:
+    """A digest of a file's content."""
+    stat = Path(file).stat()
+    return _digest(file, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache
+def _digest(file: str, size: int, time: int) -> str:
+    """Once as long as the file is not written: every job asks several times, LVIS is large."""
+    return file_digest(file)
 
 
 def as_text(value: Any) -> str:
@@ -204,8 +245,8 @@ def load_study(file: Path, work_dir: Path) -> Study:
     """Read a study file.
 
     Raises:
-        StudyError: If it lacks a key, has an unknown one or an option that no command line can
-            pass on, or names a config that is not there.
+        StudyError: If it lacks a key, has an unknown one, a value of another kind than its key
+            takes or an option that no command line can pass on, or names a file that is not there.
     """
     try:
         content = mmengine.load(file, file_format="yaml")
@@ -215,6 +256,7 @@ def load_study(file: Path, work_dir: Path) -> Study:
         raise StudyError(f"{file} is not valid YAML: {error}") from None
     check_keys(content, REQUIRED, REQUIRED | DEFAULTS.keys(), str(file))
     content = {**DEFAULTS, **content}
+    check_values(content, str(file))
     check_options(content["options"], str(file))
     if not isinstance(content["methods"], list) or not content["methods"]:
         raise StudyError(f"{file}: methods must be a list with a name and a config each")
@@ -252,9 +294,54 @@ def check_keys(content: Any, required: set[str], known: set[str], where: str) ->
         raise StudyError(f"{where} has {key!r}, which means nothing; known: {sorted(known)}")
 
 
+def check_values(content: dict[str, Any], where: str) -> None:
+    """Refuse values of another kind than their keys take, and names that cannot be a folder's."""
+    for key in ("train_ann", "val_ann"):
+        check_text(content[key], f"{where}: {key}")
+    processes, stage = content["processes"], content["record_gradients"]
+    if type(processes) is not int or processes < 1:
+        raise StudyError(f"{where}: processes must be a whole number >= 1, but it is {processes!r}")
+    if stage is not None and (type(stage) is not int or stage < 1):
+        raise StudyError(
+            f"{where}: record_gradients must be a whole number >= 1, but it is {stage!r}"
+        )
+    if not isinstance(content["compare"], list):
+        raise StudyError(
+            f"{where}: compare must be a list of methods' names, but it is {content['compare']!r}"
+        )
+    for name in content["compare"]:
+        check_text(name, f"{where}: compare")
+    if not isinstance(content["protocols"], dict):
+        raise StudyError(
+            f"{where}: protocols must be a mapping of names to annotation files, but it is "
+            f"{content['protocols']!r}"
+        )
+    for name, path in content["protocols"].items():
+        check_text(name, f"{where}: the name of a protocol")
+        check_text(path, f"{where}: protocols, {name!r}")
+        if not re.fullmatch(r"[^./\\][^/\\]*", name) or name in (AS_TESTED, GRADIENTS, COMPARISON):
+            raise StudyError(
+                f"{where}: a protocol cannot be called {name!r}: it names a folder of the report, "
+                f"beside {AS_TESTED!r}, {GRADIENTS!r} and {COMPARISON!r}; give it another name"
+            )
+
+
+def check_text(value: Any, what: str) -> None:
+    """Refuse what YAML does not read as text, such as the name 0.5."""
+    if not isinstance(value, str):
+        raise StudyError(f"{what} must be text, but it is {value!r}; put it in quotes")
+
+
 def jobs_of(method: Any, content: dict, file: Path, work_dir: Path, where: str) -> list[Job]:
     """A job for each seed of a method."""
     check_keys(method, {"name", "config"}, METHOD_KEYS, where)
+    for key in ("name", "config"):
+        check_text(method[key], f"{where}: {key}")
+    if not folder_name(method["name"]):
+        raise StudyError(
+            f"{where}: name is {method['name']!r}, of which no folder can be named; give a letter "
+            f"or digit"
+        )
     config = file.parent / method["config"]
     if not config.is_file():
         raise StudyError(f"{where}: {config} does not exist; configs are looked for beside {file}")
@@ -273,6 +360,7 @@ def jobs_of(method: Any, content: dict, file: Path, work_dir: Path, where: str) 
             options,
             content["processes"],
             content["record_gradients"],
+            {key: content[key] for key in ("train_ann", "val_ann")},
         )
         for seed in seeds
     ]

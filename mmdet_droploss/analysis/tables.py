@@ -46,9 +46,8 @@ def markdown(tables: dict[str, list[dict]]) -> str:
         lines = [f"| {IOU_TITLES[iou_type]} | " + " | ".join(KEYS) + " |"]
         lines.append("|:--|" + "--:|" * len(KEYS))
         for row in rows:
-            lines.append(
-                f"| {row['title']} | " + " | ".join(c["text"] for c in row["cells"]) + " |"
-            )
+            title = row["title"].replace("|", "\\|")
+            lines.append(f"| {title} | " + " | ".join(c["text"] for c in row["cells"]) + " |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 

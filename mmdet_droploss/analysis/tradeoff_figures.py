@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from .figures import tidy
+from .figures import add_legend, label_of, tidy
 from .runs import IOU_TITLES, KEY_TITLES, Method
 from .settings import PARAMETERS, Setting, setting_of
 
@@ -194,8 +194,7 @@ def draw_tradeoff(methods: Sequence[Method], iou_type: str = "segm") -> Figure:
                           mfc=face, lw=1.4, label=label, zorder=2)  # fmt: skip
         for point, style in zip(points, styles, strict=True):
             in_family = point.setting.parameter is not None
-            label = f" {point.name}" if point.name.startswith("_") else point.name
-            draw_point(axes, point, *style, label=None if in_family else label)
+            draw_point(axes, point, *style, label=None if in_family else label_of(point.name))
             if in_family:
                 below = point.setting.loss == "FixedDropLoss"
                 annotate(axes, point, point.setting.parameter_text, style[0], below)
@@ -204,15 +203,13 @@ def draw_tradeoff(methods: Sequence[Method], iou_type: str = "segm") -> Figure:
             draw_frontier(axes, [point for point in points if point.setting.rfs == rfs], rfs)
         group = KEY_TITLES[key]
         axes.set_title(f"{group} vs. frequent", fontsize=10)
-    # A method may be in one panel only. matplotlib hides labels that start with an underscore.
+    # A method may be in one panel only.
     entries: dict[str, Any] = {}
     for axes in panels:
         handles, labels = axes.get_legend_handles_labels()
         entries = dict(zip(labels, handles, strict=True)) | entries
-    legend = figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=3,
-                           frameon=False, fontsize=8)  # fmt: skip
-    for text in legend.get_texts():
-        text.set_parse_math(False)  # a name may have a $
+    add_legend(figure, entries.values(), entries.keys(), loc="outside lower center", ncols=3,
+               fontsize=8)  # fmt: skip
     return figure
 
 

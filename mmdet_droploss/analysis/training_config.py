@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from mmengine.config import Config
 
-#: The parts that two seeds of one training have in common.
-_TRAINING = ("model", "train_dataloader", "optim_wrapper", "param_scheduler", "train_cfg")
-#: What is in these parts but changes no step of a training, or is the seed.
-_FREE = {
-    *("num_workers", "persistent_workers", "pin_memory", "prefetch_factor", "seed"),
-    *("val_interval", "val_begin", "test_cfg", "_scope_"),
+from ..engine.settings_difference import TRAINING, difference
+
+#: Custom hooks that only look at a training: a seed may have them and another not.
+_ONLOOKERS = {
+    *("CategoryGradientHook", "CategoryCheckHook", "CheckpointShapeHook", "BoxesOnlyHook"),
+    *("CheckInvalidLossHook", "EmptyCacheHook", "MemoryProfilerHook", "NumClassCheckHook"),
 }
+
+
+def type_name(value: Any) -> str:
+    """The class that a config's ``type`` means, without scope or module: ``mmdet.BEQL`` is BEQL."""
+    return str(value).rpartition(".")[2]
 
 
 def loss_config(config: Config) -> dict:
@@ -40,19 +44,18 @@ def other_settings(config: Config, other: Config) -> dict[str, tuple[Any, Any]]:
     Returns:
         By dotted key, what each has; the loss first. None where it has nothing.
     """
-    one, two = (dict(_settings({key: c.get(key) for key in _TRAINING})) for c in (config, other))
-    keys = sorted(dict.fromkeys([*one, *two]), key=lambda key: "loss_cls" not in key)
-    return {key: (one.get(key), two.get(key)) for key in keys if one.get(key) != two.get(key)}
+    one, two = _training(config), _training(other)
+    if not any(c.get("resume") for c in (config, other)):
+        # A resumed training has there what it went on from, no longer what it began with.
+        one["load_from"], two["load_from"] = config.get("load_from"), other.get("load_from")
+    return difference(one, two)
 
 
-def _settings(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The values in nested dicts and lists, with their dotted keys."""
-    if isinstance(value, dict):
-        parts = [(key, part) for key, part in value.items() if key not in _FREE]
-    elif isinstance(value, (list, tuple)):
-        parts = list(enumerate(value))
-    else:
-        yield path, value
-        return
-    for key, part in parts:
-        yield from _settings(part, f"{path}.{key}" if path else str(key))
+def _training(config: Config) -> dict[str, Any]:
+    """What decides the steps of a training, but for its seed and what it begins with."""
+    hooks, scaling = config.get("custom_hooks") or [], config.get("auto_scale_lr") or {}
+    return {
+        **{key: config.get(key) for key in TRAINING},
+        "custom_hooks": [h for h in hooks if type_name(h.get("type")) not in _ONLOOKERS],
+        "auto_scale_lr": scaling if scaling.get("enable") else None,
+    }

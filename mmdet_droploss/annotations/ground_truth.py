@@ -6,6 +6,7 @@ Which annotations count is lvis-api's rule: those of a listed image and category
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from mmengine import fileio
 from mmengine.logging import print_log
 
 from .class_frequency import GROUP_NAMES, load_class_frequency
+from .federated import describe_image, remarks_on_lists
 from .names import Categories, difference
 from .pictures import RULES
 from .reader import garbage_collection_paused, read_annotation_file
@@ -80,6 +82,7 @@ class GroundTruth:
         category_ids: (C,) int64.
         names: C names; None where a category has none.
         image_ids: M ids, in the order of the file.
+        sha256: Of the file's content.
 
     Raises:
         ValueError: If the file is not valid, or says what lvis-api cannot evaluate.
@@ -95,14 +98,13 @@ class GroundTruth:
         backend_args: dict | None = None,
     ) -> None:
         ann_file = str(ann_file)
-        if "://" not in ann_file and not os.path.isfile(ann_file):
-            raise FileNotFoundError(
-                f"ann_file={ann_file!r} does not exist (working directory: {os.getcwd()})"
-            )
         with fileio.get_local_path(ann_file, backend_args=backend_args) as path:
-            # A validation comes hours after the start: what is written to the file meanwhile must
-            # not change it.
-            self._file = read_annotation_file(path, ann_file, bool(iou_types), in_memory=True)
+            if not os.path.isfile(path):
+                raise FileNotFoundError(
+                    f"ann_file={ann_file!r} does not exist (working directory: {os.getcwd()})"
+                )
+            self._file = read_annotation_file(path, ann_file, bool(iou_types))
+            self.sha256 = _sha256_of(path)
         self.ann_file = ann_file
         self._who = f"ann_file={ann_file!r}"
         self.categories = [dict(category) for category in self._file.categories]
@@ -115,7 +117,8 @@ class GroundTruth:
                 raise ValueError(f"{self._who} has no {key}: there is nothing to evaluate")
         self.names = self._names()
         if iou_types:
-            self._check_federated_lists()
+            for sentence in remarks_on_lists(self._file.images, self.label_of.keys(), self._who):
+                self._warn(sentence)
             self._set_groups(class_freq, check_classes)
             if "segm" in iou_types:
                 self._check_sizes()
@@ -135,9 +138,7 @@ class GroundTruth:
 
     def name_of_image(self, image_id: int) -> str:
         """What messages call an image: its id and, if the file tells it, its file."""
-        image = self._file.images[self._index[image_id]]
-        file = image.get("file_name", image.get("coco_url"))
-        return f"image id {image_id}" + ("" if file is None else f" ({file!r})")
+        return describe_image(self._file.images[self._index[image_id]])
 
     def require_image(self, image_id: Any, picture: str | None) -> None:
         """Refuse an image that another annotation file means by this id.
@@ -214,38 +215,6 @@ class GroundTruth:
                 )
                 break
         return names
-
-    def _check_federated_lists(self) -> None:
-        """Refuse what is no list of ids, and say what is missing or not known."""
-        known = set(self.label_of)
-        for key, meaning in (
-            ("neg_category_ids", "every category that the image does not show is negative"),
-            ("not_exhaustive_category_ids", "every category is annotated exhaustively"),
-        ):
-            lacking = [image["id"] for image in self._file.images if key not in image]
-            if 0 < len(lacking) < len(self):
-                self._warn(
-                    f"{self._who}: {len(lacking)} of {len(self)} images have no {key}, the first "
-                    f"is {self.name_of_image(lacking[0])}; for them, {meaning}"
-                )
-            unknown: dict[Any, Any] = {}
-            for image in self._file.images:
-                ids = image.get(key, [])
-                if not isinstance(ids, list) or any(type(i) not in (int, float) for i in ids):
-                    raise ValueError(
-                        f"{self._who}: {key} of {self.name_of_image(image['id'])} must be a list "
-                        f"of category ids, but it is {str(ids)[:80]}. Write [] if there are none, "
-                        f"or leave the key out: then {meaning}"
-                    )
-                if not known.issuperset(ids):
-                    unknown |= dict.fromkeys(set(ids) - known, image["id"])
-            if unknown:
-                id_, image_id = next(iter(unknown.items()))
-                self._warn(
-                    f"{self._who}: {key} has {len(unknown)} category ids that the file does not "
-                    f"list, for example {id_} of {self.name_of_image(image_id)}; they have no "
-                    f"effect"
-                )
 
     def _set_groups(self, class_freq: Any, check_classes: bool) -> None:
         """Give each category its group, from ``class_freq`` or in the letters of lvis-api."""
@@ -439,6 +408,14 @@ class _RunLengths(msgspec.Struct, gc=False):
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 _decode_shape = msgspec.json.Decoder(_Shape).decode
 _decode_mask = msgspec.json.Decoder(list[list[float]] | _RunLengths | None).decode
+
+
+def _sha256_of(path: str | os.PathLike) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _stem(path: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import mmap
 import re
 from typing import Any, TypeVar
 
@@ -19,7 +18,7 @@ _KEY = re.compile(r'"((?:[^"\\]|\\.)*)"\s*:')
 _LONGEST_ENTRY = 1 << 20
 
 
-def decode_json(text: bytes | memoryview | mmap.mmap, type_: type[T], who: str, is_not: str) -> T:
+def decode_json(text: bytes | memoryview, type_: type[T], who: str, is_not: str) -> T:
     """Decode JSON, with or without a byte order mark.
 
     Args:

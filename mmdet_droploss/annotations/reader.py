@@ -12,7 +12,6 @@ import contextlib
 import gc
 import itertools
 import math
-import mmap
 import operator
 import os
 import re
@@ -133,7 +132,6 @@ def read_annotation_file(
     path: str | os.PathLike,
     name: str | None = None,
     require_annotations: bool = True,
-    in_memory: bool = False,
 ) -> AnnotationFile:
     """Index an annotation file.
 
@@ -141,11 +139,9 @@ def read_annotation_file(
         path: A local file.
         name: What error messages call it; by default its path.
         require_annotations: Whether ``annotations`` must be there; test sets have none.
-        in_memory: Whether the index has a copy of the file. Without it the file is mapped, and must
-            not be written over as long as the index lives.
 
     Returns:
-        Its index.
+        Its index, with a copy of the file: whatever happens to that later has no effect.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -156,7 +152,7 @@ def read_annotation_file(
     """
     name = os.fspath(path) if name is None else name
     who = f"ann_file={name!r}"
-    document = read_document(path, who, f"is {_NO_ANNOTATION_FILE}", in_memory)
+    document = read_document(path, who, f"is {_NO_ANNOTATION_FILE}")
     return index_annotations(document, name, who, require_annotations)
 
 
@@ -172,25 +168,21 @@ def read_categories(path: str | os.PathLike, who: str) -> list[dict[str, Any]]:
         path: A local file.
         who: Begins the messages: which file.
     """
-    content = decode_json(map_file(path), _Categories, who, f"is {_NO_ANNOTATION_FILE}")
+    content = decode_json(Path(path).read_bytes(), _Categories, who, f"is {_NO_ANNOTATION_FILE}")
     _ids_of(content.categories, "categories", who)
     return content.categories
 
 
-def read_document(
-    path: str | os.PathLike, who: str, is_not: str, in_memory: bool = False
-) -> Document:
+def read_document(path: str | os.PathLike, who: str, is_not: str) -> Document:
     """Decode a file's lists, the annotations as slices of its text.
 
     Args:
         path: A local file.
         who: Begins the messages: which file.
         is_not: What the messages say of JSON of another type.
-        in_memory: Whether the slices are of a copy of the file; else it is mapped.
     """
     with garbage_collection_paused():
-        text = Path(path).read_bytes() if in_memory else map_file(path)
-        return decode_json(text, Document, who, is_not)
+        return decode_json(Path(path).read_bytes(), Document, who, is_not)
 
 
 def index_annotations(
@@ -233,14 +225,6 @@ def index_annotations(
         left_out,
         _repeats(ids[:, 0], image_of, category_of, boxes),
     )
-
-
-def map_file(path: str | os.PathLike) -> mmap.mmap | bytes:
-    """The content of a file, mapped into memory; it may be deleted, but not written over."""
-    with open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:  # which cannot be mapped
-            return b""
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 @contextlib.contextmanager

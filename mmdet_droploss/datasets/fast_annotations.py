@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import mmdet
 import msgspec
 import numpy as np
+from mmdet.datasets import BaseDetDataset, CocoDataset, LVISV05Dataset, LVISV1Dataset
 from mmengine import fileio
-from mmengine.dataset import force_full_init
+from mmengine.dataset import BaseDataset, force_full_init
 from mmengine.logging import print_log
 
 from ..annotations.pictures import PictureRule
 from ..annotations.progress import track
 from ..annotations.reader import AnnotationFile, garbage_collection_paused, read_annotation_file
-from ..annotations.rule import CROWD, describe_left_out
+from ..annotations.rule import CROWD
 from ..annotations.segmentations import FATAL, SegmentationProblems, problem_of
 from .annotation_cache import Parsed, file_digest, load_or_pack, pack
 from .picture_size import insert_size_check
 from .remarks import (
     count_filtered,
     facts_of,
+    remarks_on_categories,
     remarks_on_file,
     remarks_on_filter,
     remarks_on_masks,
@@ -32,6 +36,9 @@ from .remarks import (
 
 #: What mmdet loads the masks of: crowd regions, too, which it marks to be ignored.
 _LOADED = (0, CROWD)
+
+#: Classes whose code, beside this package's, decides the items.
+_UPSTREAM = (BaseDataset, BaseDetDataset, CocoDataset, LVISV05Dataset, LVISV1Dataset)
 
 if TYPE_CHECKING:  # what it is mixed into
     from mmdet.datasets import BaseDetDataset as _DetDataset
@@ -59,9 +66,9 @@ class FastAnnotations(_DetDataset):
     (``annotation_cache.py``). ``filter_data`` sees of an image only
     ``img_id``, ``height`` and ``width``.
 
-    The cache notices by itself when the annotation file or an option has changed. A subclass that
-    overrides ``parse_data_info`` or ``filter_data`` is not kept there, as nobody can tell what else
-    decides its items; every process parses for itself then.
+    The cache notices by itself when the annotation file, an option or mmdet's code has changed. A
+    subclass that overrides ``parse_data_info``, ``filter_data`` or ``PICTURES`` is not kept there,
+    as nobody can tell what else decides its items; every process parses for itself then.
 
     With ``serialize_data=False``, ``proposal_file``, ``return_classes=True`` or an overridden
     ``load_data_list`` the items are Python objects in every process, as in mmdet; only the parsing
@@ -113,8 +120,8 @@ class FastAnnotations(_DetDataset):
         self._label_ends: np.ndarray | None = None
         self._facts: dict[str, Any] = {}
         super().__init__(*args, **kwargs)
-        if check_picture_size:
-            insert_size_check(self.pipeline, str(self.ann_file))
+        if check_picture_size and not insert_size_check(self.pipeline, str(self.ann_file)):
+            self._say("no LoadImageFromFile in the pipeline: sizes are not compared", logging.INFO)
 
     @property
     def _is_packed(self) -> bool:
@@ -126,9 +133,11 @@ class FastAnnotations(_DetDataset):
         )
 
     def _overrides(self, *methods: str) -> bool:
-        """Whether a subclass outside this package and mmdet has its own of some methods."""
-        owners = {getattr(type(self), name).__module__.partition(".")[0] for name in methods}
-        return not owners <= {"mmdet", "mmdet_droploss"}
+        """Whether a class that is neither this package's nor upstream has its own of some."""
+        ours = f"{__package__}."
+        known = [c for c in type(self).__mro__ if c in _UPSTREAM or c.__module__.startswith(ours)]
+        others = set(type(self).__mro__) - set(known)
+        return any(name in vars(c) for c in others for name in methods)
 
     def full_init(self) -> None:
         """Load the annotations, from the cache if they are there."""
@@ -138,11 +147,12 @@ class FastAnnotations(_DetDataset):
             super().full_init()
             self._tell()
             return
-        cache = self.cache and not self._overrides("parse_data_info", "filter_data")
+        own = ("parse_data_info", "filter_data", "PICTURES")
+        cache = self.cache and not self._overrides(*own)
         if self.cache and not cache:
             self._say(
                 f"not in the annotation cache, since {type(self).__name__} has its own "
-                f"parse_data_info or filter_data; every process parses the file",
+                f"{' or '.join(own)}; every process parses the file",
                 logging.INFO,
             )
         with garbage_collection_paused(), self._local_annotation_file() as path:
@@ -167,14 +177,14 @@ class FastAnnotations(_DetDataset):
     @property
     def category_names(self) -> tuple[str, ...] | None:
         """The names of the file's categories in label order; None if one has none."""
-        self.full_init()
+        if "category_names" not in self._facts:
+            self.full_init()
         names = self._facts["category_names"]
         return None if names is None else tuple(names)
 
     def image_count(self) -> np.ndarray:
         """(C,) int64, the number of images in which each category is trained on."""
-        self.full_init()
-        if self._labels is not None:
+        if self.labels_by_image() is not None:
             return np.array(self._facts["image_count"], np.int64)
         counts = np.zeros(len(self.cat_ids), np.int64)
         for index in range(len(self)):
@@ -198,10 +208,12 @@ class FastAnnotations(_DetDataset):
 
         Returns:
             (instances,) int32, the labels of the images one after another, and (M,) int64, where
-            those of each image end; None if they are not at hand (in a subset, and where the items
-            are not packed).
+            those of each image end; None if they are not at hand (in a subset, where the items
+            are not packed, and where a subclass has labels of its own).
         """
         if self._labels is None or self._label_ends is None:
+            return None
+        if self._overrides("get_cat_ids", "get_data_info"):
             return None
         return self._labels, self._label_ends
 
@@ -257,7 +269,7 @@ class FastAnnotations(_DetDataset):
             "ann_file": os.path.abspath(path) if path == str(self.ann_file) else str(self.ann_file),
             "content": file_digest(path),
             "dataset": f"{type(self).__module__}.{type(self).__qualname__}",
-            "mmdet": mmdet.__version__,
+            "code": self._code(),
             "data_prefix": dict(self.data_prefix),
             "seg_map_suffix": self.seg_map_suffix,
             "filter_cfg": self.filter_cfg and dict(self.filter_cfg),
@@ -265,6 +277,13 @@ class FastAnnotations(_DetDataset):
             "leave_out_broken_masks": self._leaves_out_broken_masks,
             "indices": self._indices if self._indices is None else np.array(self._indices).tolist(),
         }
+
+    def _code(self) -> str:
+        """A digest of the upstream sources, which may be those of a clone that is worked on."""
+        digest = hashlib.sha256()
+        for owner in _UPSTREAM:
+            digest.update(Path(str(sys.modules[owner.__module__].__file__)).read_bytes())
+        return digest.hexdigest()
 
     def _unless_changed(self, records: Iterable, path: str, content: str) -> Iterator:
         """Go through records, and refuse them if the file is not what it was at the start."""
@@ -307,9 +326,9 @@ class FastAnnotations(_DetDataset):
         if "img" not in self.data_prefix:
             raise ValueError(f"data_prefix must have an 'img', but it is {self.data_prefix!r}")
         for image in annotations.images:
-            if image.get(self.PICTURES.key) is None:
+            if not isinstance(image.get(self.PICTURES.key), str):
                 raise ValueError(
-                    f"ann_file={self.ann_file!r}: image id {image['id']} has no "
+                    f"ann_file={self.ann_file!r}: image id {image['id']} has no text as "
                     f"{self.PICTURES.key!r} (images of LVIS v1 have a coco_url, those of LVIS v0.5 "
                     f"and COCO a file_name)"
                 )
@@ -409,28 +428,14 @@ class FastAnnotations(_DetDataset):
         for text, level in remarks:
             self._say(text, level)
         if not self.test_mode:
-            self._require_instances()
-
-    def _require_instances(self) -> None:
-        counts = self.image_count()
-        left_out = np.array(self._facts["left_out"])
-        if not counts.any():
-            images = f"{len(self)} of its {self._facts['num_images']} images are used"
-            options = f"filter_cfg={self.filter_cfg}, indices={self._indices}"
-            none = "its annotations are in order" if left_out.any() else "it has no annotations"
-            raise ValueError(
-                f"ann_file={self.ann_file!r} gives nothing to train on: "
-                f"{describe_left_out(left_out) or none}; {images} ({options})"
+            options = (
+                f"{len(self)} of its {self._facts['num_images']} images are used "
+                f"(filter_cfg={self.filter_cfg}, indices={self._indices})"
             )
-        absent = np.flatnonzero(counts == 0)
-        if len(absent):
-            names = self._facts["category_names"] or self.cat_ids
-            first = ", ".join(repr(names[index]) for index in absent[:5])
-            self._say(
-                f"{len(absent)} of {len(counts)} categories have no instance to train on: {first}"
-                f"{', ...' if len(absent) > 5 else ''}",
-                logging.WARNING,
-            )
+            for text, level in remarks_on_categories(
+                self._facts, str(self.ann_file), self.image_count(), self.cat_ids, options
+            ):
+                self._say(text, level)
 
     def _say(self, text: str, level: int) -> None:
         print_log(f"{self.ann_file}: {text}", logger="current", level=level)

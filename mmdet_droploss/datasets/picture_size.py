@@ -41,9 +41,10 @@ class CheckPictureSize:
         return f"{type(self).__name__}(ann_file={self.ann_file!r})"
 
 
-def insert_size_check(pipeline: Compose, ann_file: str) -> None:
-    """Put the check behind the step that loads the picture, if there is one."""
+def insert_size_check(pipeline: Compose, ann_file: str) -> bool:
+    """Put the check behind the step that loads the picture; False if no step does so this way."""
     for place, step in enumerate(pipeline.transforms):
         if isinstance(step, LoadImageFromFile):
             pipeline.transforms.insert(place + 1, CheckPictureSize(ann_file))
-            return
+            return True
+    return not pipeline.transforms

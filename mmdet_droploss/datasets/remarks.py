@@ -131,3 +131,36 @@ def remarks_on_masks(
             f"data set, to go on without these annotations; or with_mask=False in the pipeline's "
             f"LoadAnnotations, if the model needs no masks"
         )
+
+
+def remarks_on_categories(
+    facts: dict[str, Any], ann_file: str, counts: np.ndarray, ids: Sequence[int], used: str
+) -> Iterator[Remark]:
+    """Which categories no image is left of.
+
+    Args:
+        facts: Of the file.
+        ann_file: What messages call the file.
+        counts: (C,) int64, the images that are trained on with each category.
+        ids: C ids.
+        used: Which images are trained on.
+
+    Raises:
+        ValueError: If there is nothing to train on.
+    """
+    if not counts.any():
+        left_out = np.array(facts["left_out"])
+        none = "its annotations are in order" if left_out.any() else "it has no annotations"
+        raise ValueError(
+            f"ann_file={ann_file!r} gives nothing to train on: "
+            f"{describe_left_out(left_out) or none}; {used}"
+        )
+    absent = np.flatnonzero(counts == 0)
+    if len(absent):
+        names = facts["category_names"] or ids
+        first = ", ".join(repr(names[index]) for index in absent[:5])
+        yield (
+            f"{len(absent)} of {len(counts)} categories have no instance to train on: {first}"
+            f"{', ...' if len(absent) > 5 else ''}",
+            logging.WARNING,
+        )

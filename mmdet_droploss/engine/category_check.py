@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import filecmp
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from mmdet.datasets import BaseDetDataset, CocoDataset, CocoPanopticDataset
+from mmdet.evaluation import MultiDatasetsEvaluator
 from mmengine.config import Config
 from mmengine.fileio import get_local_path
 from mmengine.hooks import Hook
@@ -16,10 +19,10 @@ from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from ..annotations import ClassFrequency
-from ..annotations.ground_truth import GroundTruth
 from ..annotations.names import Categories, difference, repeated_name
 from ..annotations.reader import read_categories
 from ..datasets.fast_annotations import FastAnnotations
+from ..evaluation.fast_lvis_metric import FastLVISMetric
 
 #: Parts of a detector whose ``num_classes`` must be the number of categories.
 _COUNTING = ("bbox_head", "mask_head", "loss_cls")
@@ -35,7 +38,8 @@ class CategoryCheckHook(Hook):
     must be the same names in the same order. Where one has no names, ids or numbers are compared.
     ``num_classes`` of heads and losses must be their number.
 
-    An evaluator must mean the same picture by an image id as the data set that is tested, too.
+    An evaluator must mean the same picture by an image id as the data set that is tested, too; that
+    it has another annotation file is a warning.
 
     It also warns if the training data show so many fewer or more images of a category than
     ``class_freq`` that the tail is another one.
@@ -63,7 +67,11 @@ class CategoryCheckHook(Hook):
             found += _categories_of_evaluator(loop)
         found += _categories_of_losses(model)
         for loop in (runner._val_loop, runner._test_loop):
-            _require_the_evaluators_images(loop)
+            for text in _compare_with_evaluators(loop):
+                runner.logger.warning(text)
+            if not self._is_strict(runner):
+                for metric in _lvis_metrics(loop):
+                    metric.check_classes = False
         self._reference = found[0] if found else None
         for each in found:
             self._report(runner, repeated_name(each))
@@ -84,7 +92,7 @@ class CategoryCheckHook(Hook):
         Raises:
             ValueError: As :meth:`before_run`.
         """
-        if isinstance(runner._train_loop, BaseLoop) and not runner.cfg.get("resume", False):
+        if isinstance(runner._train_loop, BaseLoop) and not runner._resume:
             return
         meta = checkpoint.get("meta", {}).get("dataset_meta") or {}
         names = meta.get("classes")
@@ -92,13 +100,15 @@ class CategoryCheckHook(Hook):
             trained = Categories("the checkpoint", len(names), tuple(map(str, names)))
             self._report(runner, difference(self._reference, trained))
 
+    def _is_strict(self, runner: Runner) -> bool:
+        if self.check_classes is None:
+            return runner.cfg.get("check_classes", True)
+        return self.check_classes
+
     def _report(self, runner: Runner, text: str | None) -> None:
         if text is None:
             return
-        strict = self.check_classes
-        if strict is None:
-            strict = runner.cfg.get("check_classes", True)
-        if not strict:
+        if not self._is_strict(runner):
             runner.logger.warning(f"{text}; check_classes=False lets the run go on")
             return
         raise ValueError(
@@ -163,15 +173,48 @@ def _categories_of_evaluator(loop: Any) -> list[Categories]:
     return found
 
 
-def _require_the_evaluators_images(loop: Any) -> None:
-    """Refuse an evaluator of other images at the start: by the first image that is to be tested."""
-    for data_set in _data_sets(loop):
-        for metric in loop.evaluator.metrics:
-            truth = getattr(metric, "ground_truth", None)
-            if isinstance(truth, GroundTruth) and isinstance(data_set, BaseDetDataset):
-                for index in range(min(len(data_set), 1)):
-                    info = data_set.get_data_info(index)
-                    truth.require_image(info["img_id"], info.get("img_path"))
+def _lvis_metrics(loop: Any) -> list[FastLVISMetric]:
+    metrics = loop.evaluator.metrics if isinstance(loop, BaseLoop) else ()
+    return [metric for metric in metrics if isinstance(metric, FastLVISMetric)]
+
+
+def _compare_with_evaluators(loop: Any) -> Iterator[str]:
+    """Compare the images of the data sets with those of the evaluators.
+
+    Yields:
+        What is to be told: an evaluator has another file than a data set.
+
+    Raises:
+        ValueError: If the first image of a data set is another one for an evaluator, or evaluators
+            are of a kind that FastLVISMetric does not go with.
+    """
+    for metric in _lvis_metrics(loop):
+        if isinstance(loop.evaluator, MultiDatasetsEvaluator):
+            raise ValueError(
+                "FastLVISMetric does not work in MultiDatasetsEvaluator, which shares the results "
+                "of all data sets out among the metrics, where FastLVISMetric has matched its own "
+                "already. Test the data sets one after another, each with a FastLVISMetric"
+            )
+        for data_set in _data_sets(loop):
+            if not isinstance(data_set, BaseDetDataset) or len(data_set) == 0:
+                continue
+            info = data_set.get_data_info(0)
+            metric.ground_truth.require_image(info["img_id"], info.get("img_path"))
+            if not _same_file(metric.ann_file, str(data_set.ann_file)):
+                yield (
+                    f"{type(metric).__name__}'s ann_file={metric.ann_file!r} is not the file of "
+                    f"the data set that is tested, ann_file={str(data_set.ann_file)!r}. If image "
+                    f"ids mean the same pictures in both, as "
+                    f"{metric.ground_truth.name_of_image(info['img_id'])} and "
+                    f"{info.get('img_path')!r}, this is as it should be"
+                )
+
+
+def _same_file(one: str, other: str) -> bool:
+    """Whether two files have the same content, as far as they lie on this machine."""
+    if one == other or not (os.path.isfile(one) and os.path.isfile(other)):
+        return one == other
+    return os.path.samefile(one, other) or filecmp.cmp(one, other, shallow=False)
 
 
 def _frequencies(model: nn.Module) -> Iterator[tuple[Any, ClassFrequency]]:

@@ -32,7 +32,9 @@ class CategoryGradientHook(Hook):
     record is ``category_gradients.npz`` in the work dir (:class:`GradientRecord`), complete after
     each stage; the groups' figures also go to the visualizer's backends (TensorBoard, W&B). A
     resumed run goes on with the file that it finds, from the stages that ended before; iterations
-    of an unfinished stage that were seen before the stop are not in its sums.
+    of an unfinished stage that were seen before the stop are not in its sums. Where a loss has more
+    outputs than the categories and background (Seesaw's objectness), what background does is not
+    measured: it acts through these.
 
     ``tools/analysis_tools/gradient_figure.py`` draws the paper's Figure 1 of it.
 
@@ -172,8 +174,13 @@ class CategorySums:
         own = own * (1 - is_background)
         encouraging = gradient.new_zeros(num_classes + 1).index_add_(0, labels, own)[:-1]
         of_background = is_background @ gradient
+        if cls_score.shape[1] > num_classes + 1:
+            of_background = torch.full_like(of_background, torch.nan)
+        loss_cls = self.head.loss_cls
         if self.head.custom_activation:
-            scores = self.head.loss_cls.get_activation(cls_score)[:, :num_classes]
+            scores = loss_cls.get_activation(cls_score)[:, :num_classes]
+        elif getattr(loss_cls, "use_sigmoid", False) and cls_score.shape[1] == num_classes:
+            scores = cls_score.float().sigmoid()  # FocalLoss in Sparse R-CNN's heads
         else:
             scores = F.softmax(cls_score.float(), dim=-1)[:, :num_classes]
         values = torch.stack(

@@ -8,18 +8,22 @@ import os.path as osp
 import re
 import zipfile
 from collections.abc import Iterable
+from pathlib import Path
 
+from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.fileio import get_file_backend, register_backend
 from mmengine.fileio.backends import LocalBackend
-from mmengine.hooks import CheckpointHook, EMAHook
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
 from ..utils import open_atomically, write_atomically
+from .config_checks import resolved
 from .norm_statistics import average_norm_statistics
 from .resumable_loop import ResumableIterBasedTrainLoop
-from .resumed_schedule import schedulers_of, warn_of_other_schedule
+from .resumed_schedule import check_resumable, schedulers_of, warn_of_other_schedule
+from .work_dir_lock import lock_work_dir, unlock_work_dir
 
 
 class AtomicLocalBackend(LocalBackend):
@@ -36,7 +40,9 @@ class AtomicLocalBackend(LocalBackend):
 register_backend("atomic_local", AtomicLocalBackend)
 
 #: What ``open_atomically`` calls the files of this hook and of the loop until they are complete.
-_TEMPORARY = r"\.(.+\.pth|last_checkpoint|unfinished_validation)\.[a-z0-9_]{8}"
+_TEMPORARY = r"\.(.+\.pth|last_checkpoint|unfinished_validation|no_checkpoint_yet)\.[a-z0-9_]{8}"
+#: Lies in a work dir while all its checkpoints are of an earlier training than the last one there.
+_NONE_YET = "no_checkpoint_yet"
 
 
 @HOOKS.register_module()
@@ -46,7 +52,11 @@ class ResumableCheckpointHook(CheckpointHook):
     - A checkpoint is written beside its place and renamed, and only then an older one is deleted.
       What a killed process left beside is removed at the next start.
     - A resume without a path takes the newest checkpoint that is whole, and warns of those that are
-      not. Where it has another learning rate or schedule than the config, a warning says so.
+      not. Where it has another learning rate or schedule than the config, a warning says so. One
+      that holds no optimizer or no schedule is refused.
+    - Checkpoints of an earlier training in the work dir are not resumed from, once a training has
+      begun there without a resume.
+    - A work dir is that of one training at a time; a second one is refused.
     - What a validation changes, the best score and ``ReduceOnPlateauLR``, is in the checkpoint that
       was written before it.
     - The statistics of norm layers of all processes are brought together before a checkpoint is
@@ -63,18 +73,26 @@ class ResumableCheckpointHook(CheckpointHook):
     last_ckpt: str | None
 
     def before_run(self, runner: Runner) -> None:
-        """Choose the checkpoint to resume from, before MMEngine loads it."""
-        if not runner._resume or "://" in (runner._load_from or self.out_dir or ""):
+        """Take the work dir, and choose the checkpoint to resume from, before MMEngine loads it.
+
+        Raises:
+            RuntimeError: If another training runs in the work dir, or a checkpoint is damaged.
+        """
+        trains = isinstance(runner._train_loop, BaseLoop)  # for others it is not built
+        is_remote = "://" in (runner._load_from or self.out_dir or "")
+        chooses = runner._resume and not is_remote
+        if not trains and not chooses:
             return
         # Process 0 reads the files, and all do as it does.
-        chosen: list = [None, None]
+        chosen: list = [runner._load_from, None]
         if is_main_process():
             try:
-                if runner._load_from is None:
+                if trains:
+                    _lock(runner)
+                if chooses and runner._load_from is None:
                     chosen[0] = self._newest_whole(runner)
-                else:
-                    chosen[0] = runner._load_from
-                    self._check(runner, runner._load_from)
+                elif chooses:
+                    self._check(runner.work_dir, runner._load_from)
             except RuntimeError as error:
                 chosen[1] = str(error)
         broadcast_object_list(chosen)
@@ -83,22 +101,43 @@ class ResumableCheckpointHook(CheckpointHook):
         runner._load_from = chosen[0]
 
     def before_train(self, runner: Runner) -> None:
-        """Prepare the folder of the checkpoints."""
-        folder = self._folder(runner)
+        """Prepare the folder of the checkpoints, and what a later resume finds there."""
+        folder = self._folder(runner.work_dir)
         if self.backend_args is None and type(get_file_backend(folder)) is LocalBackend:
             self.backend_args = {"backend": "atomic_local"}
             if is_main_process():
                 _remove_temporaries({folder, runner.work_dir})
-        super().before_train(runner)
         resumed = runner._load_from if runner._resume else None
+        if is_main_process():
+            if not runner._resume:
+                self._begin_anew(runner)
+            elif resumed and osp.isfile(resumed):
+                _note_last(runner.work_dir, osp.abspath(resumed))
+        super().before_train(runner)
+        if resumed and any(isinstance(hook, EarlyStoppingHook) for hook in runner.hooks):
+            runner.logger.warning(
+                "EarlyStoppingHook keeps its best score and its count of validations in no "
+                "checkpoint: it begins anew with this resume, so the training may stop later than "
+                "without the interruption"
+            )
         if resumed and osp.abspath(osp.dirname(resumed)) == osp.abspath(self.out_dir):
             # MMEngine writes it again after a validation with a new best score only if it knows it.
             self.last_ckpt = resumed
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Say what of the config a resume leaves out; MMEngine loads the states after this."""
+        """Say what of the config a resume leaves out; MMEngine loads the states after this.
+
+        Raises:
+            RuntimeError: If the checkpoint is none that the training can go on from.
+        """
         if runner._resume:
+            check_resumable(runner, checkpoint)
             warn_of_other_schedule(runner, checkpoint)
+
+    def after_run(self, runner: Runner) -> None:
+        """Give the work dir back."""
+        if is_main_process():
+            unlock_work_dir(runner.work_dir)
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Have all processes validate the same model."""
@@ -146,28 +185,26 @@ class ResumableCheckpointHook(CheckpointHook):
             **self.args,
         )
         if is_main_process():
-            write_atomically(osp.join(runner.work_dir, "last_checkpoint"), self.last_ckpt)
+            _note_last(runner.work_dir, self.last_ckpt)
             for old in outdated:
                 path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old))
                 if self.file_backend.isfile(path):
                     self.file_backend.remove(path)
 
-    def _folder(self, runner: Runner) -> str:
-        """Where the checkpoints are; MMEngine finds out in ``before_train`` only."""
-        if self.out_dir is None or self.out_dir == runner.work_dir:
-            return runner.work_dir
-        return osp.join(self.out_dir, osp.basename(runner.work_dir.rstrip(osp.sep)))
+    def in_order(self, work_dir: str) -> list[str]:
+        """The checkpoints of the last training in a work dir that has any, the newest first.
 
-    def _in_order(self, runner: Runner) -> list[str]:
-        """The checkpoints of this training, the newest first."""
-        folder = self._folder(runner)
+        Args:
+            work_dir: The work dir; the checkpoints are there, or in the hook's ``out_dir``.
+        """
+        folder = self._folder(work_dir)
         pattern = re.compile(re.escape(self.filename_tmpl).replace(r"\{\}", r"(\d+)"))
         steps = {}
         for name in os.listdir(folder) if osp.isdir(folder) else []:
             if match := pattern.fullmatch(name):
                 steps[osp.join(folder, name)] = int(match[1])
         paths = sorted(steps, key=steps.__getitem__, reverse=True)
-        last = _read(osp.join(runner.work_dir, "last_checkpoint"))
+        last = _read(osp.join(work_dir, "last_checkpoint"))
         if last:  # files with higher numbers are of an earlier training in the same folder
             if not osp.isfile(last):  # the folder was moved
                 last = osp.join(folder, osp.basename(last))
@@ -176,10 +213,38 @@ class ResumableCheckpointHook(CheckpointHook):
             paths = [last, *(path for path in paths if steps[path] < step)]
         return paths
 
+    def _folder(self, work_dir: str) -> str:
+        """Where the checkpoints are; MMEngine finds out in ``before_train`` only."""
+        if self.out_dir is None or self.out_dir == work_dir:
+            return work_dir
+        return osp.join(self.out_dir, osp.basename(work_dir.rstrip(osp.sep)))
+
+    def _begin_anew(self, runner: Runner) -> None:
+        """Have a later resume not go on from an earlier training's checkpoints in the work dir."""
+        earlier = [path for path in self.in_order(runner.work_dir) if osp.isfile(path)]
+        if earlier:
+            write_atomically(osp.join(runner.work_dir, _NONE_YET), "")
+            runner.logger.warning(
+                f"{runner.work_dir} has checkpoints of an earlier training, the newest "
+                f"{earlier[0]}. This one begins with iteration 1 and overwrites those whose names "
+                f"it comes to; --resume goes on from them no more. To go on from the newest: "
+                f"--resume {earlier[0]}; to keep them, another --work-dir"
+            )
+        for name in ("last_checkpoint", "unfinished_validation"):
+            Path(runner.work_dir, name).unlink(missing_ok=True)
+
     def _newest_whole(self, runner: Runner) -> str | None:
         """The newest checkpoint that is not damaged; None if there is no checkpoint at all."""
+        paths = self.in_order(runner.work_dir)
+        if paths and osp.exists(osp.join(runner.work_dir, _NONE_YET)):
+            runner.logger.warning(
+                f"the last training in {runner.work_dir} has ended before its first checkpoint, so "
+                f"this one begins with iteration 1. The checkpoints there are of an earlier "
+                f"training; to go on from one of them, name it: --resume {paths[0]}"
+            )
+            return None
         reasons: list[str] = []
-        for path in self._in_order(runner):
+        for path in paths:
             reason = damage(path)
             if reason is None:
                 if reasons:
@@ -193,17 +258,33 @@ class ResumableCheckpointHook(CheckpointHook):
             )
         return None
 
-    def _check(self, runner: Runner, path: str) -> None:
+    def _check(self, work_dir: str, path: str) -> None:
         """Refuse a checkpoint that is damaged, and name the newest that is not."""
         if not osp.isfile(path) or (reason := damage(path)) is None:
             return
         others = [
             other
-            for other in self._in_order(runner)
+            for other in self.in_order(work_dir)
             if not (osp.exists(other) and osp.samefile(other, path)) and damage(other) is None
         ]
         remedy = f"The newest whole one is {others[0]}" if others else "There is no other one"
         raise RuntimeError(f"cannot resume: {path} is damaged ({reason}). {remedy}")
+
+
+def has_checkpoint(cfg: Config) -> bool:
+    """Whether a training of this config that resumes without a path would find a checkpoint.
+
+    Args:
+        cfg: The config, with its work dir.
+    """
+    hook = dict((cfg.get("default_hooks") or {}).get("checkpoint") or {})
+    hook.pop("priority", None)
+    cls = resolved(HOOKS, hook.pop("type", None))
+    if not (isinstance(cls, type) and issubclass(cls, ResumableCheckpointHook)):
+        return osp.isfile(osp.join(cfg.work_dir, "last_checkpoint"))  # all that MMEngine reads
+    if osp.exists(osp.join(cfg.work_dir, _NONE_YET)):
+        return False
+    return bool(cls(**hook).in_order(osp.abspath(cfg.work_dir)))
 
 
 def damage(path: str) -> str | None:
@@ -226,6 +307,21 @@ def damage(path: str) -> str | None:
 def _average_statistics(runner: Runner) -> None:
     averaged = [hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook)]
     average_norm_statistics([runner.model, *averaged])
+
+
+def _lock(runner: Runner) -> None:
+    reason = lock_work_dir(runner.work_dir)
+    if reason is not None:
+        runner.logger.warning(
+            f"{runner.work_dir} cannot be locked ({reason}): see to it that no second training "
+            f"is started there, since the two would overwrite each other's checkpoints"
+        )
+
+
+def _note_last(work_dir: str, path: str) -> None:
+    """Have a resume go on from this checkpoint."""
+    write_atomically(osp.join(work_dir, "last_checkpoint"), path)
+    Path(work_dir, _NONE_YET).unlink(missing_ok=True)
 
 
 def _read(path: str) -> str:

@@ -288,6 +288,7 @@ def check_config(cfg: Config) -> None:
             check_loss_arguments(node, path)
     _check_samplers(cfg)
     _warn_of_units(cfg)
+    _warn_of_accumulation(cfg)
 
 
 def _counts_epochs(train_cfg: object) -> bool | None:
@@ -341,9 +342,33 @@ def _check_samplers(cfg: Config) -> None:
             )
 
 
+def _warn_of_accumulation(cfg: Config) -> None:
+    """MMEngine scales the learning rate by the images of an iteration, not of a step."""
+    wrapper, scaling = cfg.get("optim_wrapper"), cfg.get("auto_scale_lr") or {}
+    counts = wrapper.get("accumulative_counts", 1) if isinstance(wrapper, dict) else 1
+    if counts > 1 and scaling.get("enable"):
+        warnings.warn(
+            f"auto_scale_lr (--auto-scale-lr) does not count "
+            f"optim_wrapper.accumulative_counts={counts}: it scales the learning rate by the "
+            f"images of an iteration, and a step is {counts} iterations. To count them, divide "
+            f"auto_scale_lr.base_batch_size={scaling.get('base_batch_size')} by {counts}",
+            stacklevel=2,
+        )
+
+
 def _warn_of_units(cfg: Config) -> None:
     """What counts epochs never happens in a loop that counts iterations: it is one long epoch."""
-    if _counts_epochs(cfg.get("train_cfg")) is not False:
+    counts_epochs = _counts_epochs(cfg.get("train_cfg"))
+    checkpoint = (cfg.get("default_hooks") or {}).get("checkpoint")
+    if counts_epochs and isinstance(checkpoint, dict) and not checkpoint.get("by_epoch", True):
+        warnings.warn(
+            "default_hooks.checkpoint counts iterations (by_epoch=False), but train_cfg counts "
+            "epochs: MMEngine resumes inside an epoch by training the whole epoch again, while "
+            "iterations, and schedules in iterations, count on. Set default_hooks = "
+            "dict(checkpoint=dict(by_epoch=True, interval=1)), or count iterations in train_cfg",
+            stacklevel=2,
+        )
+    if counts_epochs is not False:
         return
     for path, scheduler in walk(cfg.get("param_scheduler"), "param_scheduler"):
         if "type" not in scheduler or not scheduler.get("by_epoch", True):
@@ -356,7 +381,6 @@ def _warn_of_units(cfg: Config) -> None:
                 f"by_epoch=False, and begin, end and milestones in iterations",
                 stacklevel=2,
             )
-    checkpoint = (cfg.get("default_hooks") or {}).get("checkpoint")
     if isinstance(checkpoint, dict) and checkpoint.get("by_epoch", True):
         warnings.warn(
             "default_hooks.checkpoint counts epochs (by_epoch=True is MMEngine's default), but "

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
+
+from .config_checks import kind_of
+from .settings_difference import other_than_before
 
 
 @HOOKS.register_module()
@@ -15,6 +19,9 @@ class CheckpointShapeHook(Hook):
     MMEngine logs a warning about parameters that are missing or whose shapes differ, and goes on
     with random ones. That is right for fine-tuning (``load_from``), where a new classifier is
     wanted, and only there.
+
+    Where shapes agree but the checkpoint's training had another model, or, in a resume, other data
+    or another optimizer, a warning names the settings.
 
     Args:
         allow_missing: Whether a checkpoint may lack parameters of the model.
@@ -26,7 +33,8 @@ class CheckpointShapeHook(Hook):
         self._missing: list[str] = []
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Compare names and shapes."""
+        """Compare names and shapes, and the settings with those that the checkpoint holds."""
+        _warn_of_other_settings(runner, checkpoint)
         model = runner.model
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
             model = model.module
@@ -45,7 +53,7 @@ class CheckpointShapeHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Check a run that resumes; fine-tuning may replace the classifier."""
-        if runner.cfg.get("resume", False):
+        if runner._resume:
             self._check("resume from")
 
     def before_test(self, runner: Runner) -> None:
@@ -64,6 +72,30 @@ class CheckpointShapeHook(Hook):
                 f"would keep random values for what it lacks: {first_of(self._missing)}. "
                 f"CheckpointShapeHook(allow_missing=True) takes it all the same"
             )
+
+
+def add_shape_check(cfg: Config) -> None:
+    """Give a config the hook, if it has none; the config is changed in place."""
+    hooks = list(cfg.get("custom_hooks") or [])
+    if not any(kind_of(hook) == CheckpointShapeHook.__name__ for hook in hooks):
+        cfg.custom_hooks = [*hooks, {"type": CheckpointShapeHook.__name__}]
+
+
+def _warn_of_other_settings(runner: Runner, checkpoint: dict) -> None:
+    if not runner._resume and isinstance(runner._train_loop, BaseLoop):
+        return  # fine-tuning
+    path = runner._load_from or "the checkpoint"
+    try:
+        differences = other_than_before(runner.cfg, checkpoint, resumes=runner._resume)
+    except ValueError as error:
+        runner.logger.info(f"the settings that {path} was trained with are not compared: {error}")
+        return
+    if differences:
+        runner.logger.warning(
+            f"{path} was trained with other settings than the config has, and the config's are "
+            f"taken: {first_of(differences)}. If that is not meant, take the config that it was "
+            f"trained with, or that one's checkpoint"
+        )
 
 
 def first_of(items: list[str]) -> str:

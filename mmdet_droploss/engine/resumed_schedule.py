@@ -18,6 +18,47 @@ def schedulers_of(runner: Runner) -> dict[str, list[_ParamScheduler]]:
     return _by_name(runner.param_schedulers)
 
 
+def check_resumable(runner: Runner, checkpoint: dict) -> None:
+    """Refuse a checkpoint that a training cannot go on from.
+
+    MMEngine goes on without the optimizer's and the schedulers' states if there are none. The
+    learning rate then is what a warm-up has left at its first step, a thousandth, and stays it.
+
+    Args:
+        runner: A runner that has built its training.
+        checkpoint: What it resumes from.
+
+    Raises:
+        RuntimeError: If the checkpoint lacks something, or its optimizer is of another kind.
+    """
+    if not isinstance(runner.optim_wrapper, OptimWrapper):  # it does not train
+        return
+    path = runner._load_from or "the checkpoint"
+    instead = f"To start a new training from its weights: load_from={path}, without resume"
+    wanted = ["meta", "message_hub", "optimizer"]
+    if any(schedulers_of(runner).values()):
+        wanted.append("param_schedulers")
+    lacking = [key for key in wanted if key not in checkpoint]
+    lacking += [f"meta.{key}" for key in ("epoch", "iter") if key not in checkpoint.get("meta", {})]
+    if lacking:
+        raise RuntimeError(
+            f"cannot resume: {path} has no {', no '.join(lacking)}, so a training cannot go on "
+            f"from it. {instead}. To be able to resume, a training needs save_optimizer=True and "
+            f"save_param_scheduler=True, the checkpoint hook's defaults; best_*.pth and published "
+            f"files are weights only"
+        )
+    for name, now, before in _groups(runner, checkpoint):
+        keys, saved = ({key for key in group if key[:8] != "initial_"} for group in (now, before))
+        # Another version of torch has some more or some less, never both.
+        if keys - saved and saved - keys:
+            raise RuntimeError(
+                f"cannot resume: the optimizer in {path} is of another kind than optim_wrapper"
+                f"{'.' * bool(name)}{name}: it has {', '.join(sorted(saved - keys))}, but not "
+                f"{', '.join(sorted(keys - saved))}. Take the optimizer that it was trained with. "
+                f"{instead}"
+            )
+
+
 def warn_of_other_schedule(runner: Runner, checkpoint: dict) -> None:
     """Say where a checkpoint has another learning rate or schedule than the config.
 
@@ -50,23 +91,27 @@ def _by_name(one_or_more: Any) -> dict[str, Any]:
     return one_or_more if isinstance(one_or_more, dict) else {"": one_or_more or []}
 
 
-def _of_optimizers(runner: Runner, checkpoint: dict) -> Iterator[str]:
-    if "optimizer" not in checkpoint:
-        return
+def _groups(runner: Runner, checkpoint: dict) -> Iterator[tuple[str, dict, dict]]:
+    """The optimizer's name, which is empty if there is only one; its group now; the same before."""
     wrapper, saved = runner.optim_wrapper, checkpoint["optimizer"]
     if not isinstance(wrapper, OptimWrapperDict):
         wrapper, saved = {"": wrapper}, {"": saved}
     for name, one in wrapper.items():
         groups = saved.get(name, {}).get("param_groups", [])
         for now, before in zip(one.optimizer.param_groups, groups, strict=False):
-            common = now.keys() & before.keys() - {"params"}
-            # What is scheduled has another value by now; where it began is kept beside it.
-            moving = {key.removeprefix("initial_") for key in common if key.startswith("initial_")}
-            if "momentum" in moving:
-                moving.add("betas")
-            for key in sorted(common - moving):
-                if now[key] != before[key]:
-                    yield f"{name}{'.' * bool(name)}{key} is {before[key]}, not {now[key]}"
+            yield name, now, before
+
+
+def _of_optimizers(runner: Runner, checkpoint: dict) -> Iterator[str]:
+    for name, now, before in _groups(runner, checkpoint):
+        common = now.keys() & before.keys() - {"params"}
+        # What is scheduled has another value by now; where it began is kept beside it.
+        moving = {key.removeprefix("initial_") for key in common if key.startswith("initial_")}
+        if "momentum" in moving:
+            moving.add("betas")
+        for key in sorted(common - moving):
+            if now[key] != before[key]:
+                yield f"{name}{'.' * bool(name)}{key} is {before[key]}, not {now[key]}"
 
 
 def _of_schedulers(runner: Runner, checkpoint: dict) -> Iterator[str]:

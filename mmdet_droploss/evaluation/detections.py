@@ -30,12 +30,14 @@ class Detections:
         labels: (N,) int64.
         shapes: For ``'bbox'`` (N, 4) float64 (x, y, w, h) in pixels, for ``'segm'`` N compressed
             run-length encodings; either or both.
+        picture: The image's file; None if it is not known.
     """
 
     image_id: int
     scores: np.ndarray
     labels: np.ndarray
     shapes: dict[str, Any]
+    picture: str | None = None
 
     @classmethod
     def from_sample(cls, sample: dict, iou_types: Sequence[str]) -> Detections:
@@ -68,6 +70,7 @@ class Detections:
             _numpy(prediction["scores"]).astype(np.float64),
             _numpy(prediction["labels"]).astype(np.int64),
             shapes,
+            sample.get("img_path"),
         )
 
     @classmethod

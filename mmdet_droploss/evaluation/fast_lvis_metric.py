@@ -14,6 +14,7 @@ from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 
 from ..annotations.ground_truth import GroundTruth
+from ..annotations.names import Categories, difference
 from ..utils import write_atomically
 from .detections import Detections, ResultsFile
 from .lvis_evaluator import MATCHED_AT_ONCE, METRIC_KEYS, LVISEvaluator, category_ap
@@ -46,11 +47,12 @@ class FastLVISMetric(BaseMetric):
             annotations whose categories have no ``frequency``.
         outfile_prefix: If given, writes ``{prefix}.bbox.json``, ``{prefix}.segm.json`` (detections
             in LVIS's results format) and ``{prefix}.metrics.json`` (all numbers, also per
-            category).
+            category, and a digest of ``ann_file``).
         format_only: Only write the detections, for LVIS's test server; needs ``outfile_prefix``.
-        check_classes: Whether category names behind ``class_freq`` that differ from those of
-            ``ann_file`` are an error. If not, they are a warning. (Those of the data sets are
-            compared by :class:`~mmdet_droploss.engine.category_check.CategoryCheckHook`.)
+        check_classes: Whether category names of the data set that is tested, or behind
+            ``class_freq``, that differ from those of ``ann_file`` are an error. If not, they are a
+            warning. (:class:`~mmdet_droploss.engine.category_check.CategoryCheckHook` compares them
+            at the start of a run.)
         collect_device: ``'cpu'`` or ``'gpu'``, where the processes' states are gathered.
         prefix: Takes the place of ``lvis`` in the names.
         backend_args: For MMEngine's file backends.
@@ -58,8 +60,8 @@ class FastLVISMetric(BaseMetric):
     Raises:
         ValueError: If an argument is out of range, ``ann_file`` is not valid or says what lvis-api
             could not evaluate, category names differ, or the detections are for images that it
-            does not have or calls otherwise, have masks of another size than the image, or are not
-            finite.
+            does not have or calls otherwise, or for an image twice, have masks of another size than
+            the image, or are not finite.
         FileNotFoundError: If ``ann_file`` does not exist.
     """
 
@@ -88,6 +90,7 @@ class FastLVISMetric(BaseMetric):
         self.classwise = classwise
         self.outfile_prefix = outfile_prefix
         self.format_only = format_only
+        self.check_classes = check_classes
         self._compared = [] if format_only else self.iou_types
         self.ground_truth = GroundTruth(
             ann_file, class_freq, self._compared, check_classes, backend_args
@@ -97,6 +100,7 @@ class FastLVISMetric(BaseMetric):
 
     def _start(self) -> None:
         """Begin a new evaluation."""
+        self._tested: dict[int, str | None] = {}  # the picture of each image id
         self._matched: set[int] = set()
         # The images that came last. Some are matched at once, for hotcoco then uses several cores.
         # The very last waits for the end: with several processes a sampler may have dealt it out
@@ -110,16 +114,37 @@ class FastLVISMetric(BaseMetric):
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Match the predictions of a batch; masks become run-length encodings."""
+        if not self._tested:
+            self._check_categories()
         for sample in data_samples:
             found = Detections.from_sample(sample, self.iou_types)
-            self.ground_truth.require_image(found.image_id, sample.get("img_path"))
+            self.ground_truth.require_image(found.image_id, found.picture)
+            if found.image_id in self._tested:
+                raise ValueError(tested_twice(found, self._tested[found.image_id]))
+            self._tested[found.image_id] = found.picture
             self._check(found)
-            waiting = {pending.image_id for pending in self._pending}
-            if found.image_id not in self._matched and found.image_id not in waiting:
-                self._pending.append(found)
+            self._pending.append(found)
             if len(self._pending) > MATCHED_AT_ONCE:
                 self._match(self._pending[:-1])
                 self._pending = self._pending[-1:]
+
+    def _check_categories(self) -> None:
+        """Compare the names of what is tested with those of the file."""
+        names = (self.dataset_meta or {}).get("classes")
+        if not isinstance(names, (list, tuple)):
+            return
+        tested = Categories(
+            "classes of the data set that is tested", len(names), (*map(str, names),)
+        )
+        own = Categories.of_file(f"ann_file={self.ann_file!r}", self.ground_truth.categories)
+        if text := difference(tested, own):
+            if self.check_classes:
+                raise ValueError(
+                    f"{text}. Both must have the same categories in the same order, else a label "
+                    f"means another one. Correct metainfo['classes'] or ann_file; "
+                    f"check_classes=False of FastLVISMetric makes this a warning"
+                )
+            MMLogger.get_current_instance().warning(text)
 
     def _check(self, found: Detections) -> None:
         image_id, truth = found.image_id, self.ground_truth
@@ -225,7 +250,11 @@ class FastLVISMetric(BaseMetric):
             write_atomically(
                 f"{self.outfile_prefix}.metrics.json",
                 orjson.dumps(
-                    {"metrics": metrics, "per_category": self._category_rows(per_category)},
+                    {
+                        "annotations": {"file": self.ann_file, "sha256": self.ground_truth.sha256},
+                        "metrics": metrics,
+                        "per_category": self._category_rows(per_category),
+                    },
                     option=orjson.OPT_INDENT_2,
                 ),
             )
@@ -241,7 +270,11 @@ class FastLVISMetric(BaseMetric):
                 f"sampler of the dataloader must deal each image out once, as DefaultSampler does"
             )
         self._evaluator.merge([state["evaluator"] for state in states])
-        pending = {found.image_id: found for state in states for found in state["pending"]}
+        pending: dict[int, Detections] = {}
+        for found in (found for state in states for found in state["pending"]):
+            other = pending.setdefault(found.image_id, found)
+            if other.picture != found.picture:
+                raise ValueError(tested_twice(found, other.picture))
         self._match([found for i, found in pending.items() if i not in self._matched])
 
     def _category_rows(self, per_category: dict[str, np.ndarray]) -> list[dict]:
@@ -271,3 +304,16 @@ class FastLVISMetric(BaseMetric):
                 ]
             )
         return AsciiTable(table).table
+
+
+def tested_twice(found: Detections, before: str | None) -> str:
+    """What is wrong with an image that comes a second time."""
+    if found.picture != before:
+        return (
+            f"image id {found.image_id} is tested twice, as {before!r} and as {found.picture!r}: "
+            f"several data sets need a file that holds all of them, with ids of their own"
+        )
+    return (
+        f"image id {found.image_id} ({found.picture!r}) is tested twice. Either the data set has "
+        f"it twice, or a validation was broken off before: then build the Runner anew"
+    )

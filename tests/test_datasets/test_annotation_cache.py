@@ -265,11 +265,11 @@ def test_the_same_content_at_another_path_gives_the_same_items(tmp_path, ann_fil
     )
 
 
-def test_another_version_of_mmdet_or_of_the_format_has_its_own_entry(ann_file, monkeypatch, cache):
+def test_another_code_or_another_format_has_its_own_entry(ann_file, monkeypatch, cache):
     load(ann_file)
     monkeypatch.setattr(annotation_cache, "FORMAT", annotation_cache.FORMAT + 1)
     load(ann_file)
-    monkeypatch.setattr(fast_annotations.mmdet, "__version__", "3.99.0")
+    monkeypatch.setattr(fast_annotations.FastAnnotations, "_code", lambda self: "another")
     load(ann_file)
     assert len(entries(cache)) == 3
 

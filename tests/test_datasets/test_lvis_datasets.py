@@ -915,7 +915,7 @@ def test_ids_beyond_64_bits(tmp_path, key):
 
 def test_an_image_without_a_url_in_it(tmp_path):
     path = write(tmp_path, broken(lambda content: content["images"][1].update(coco_url=None)))
-    assert "has no 'coco_url'" in error_of(FastLVISV1Dataset, path)
+    assert "has no text as 'coco_url'" in error_of(FastLVISV1Dataset, path)
 
 
 @BOTH
@@ -936,5 +936,5 @@ def test_the_other_versions_file_is_told_apart(tmp_path, cls, key):
 
     content = broken(change)
     message = error_of(cls, write(tmp_path, content))
-    assert f"image id {content['images'][0]['id']} has no {key!r}" in message
+    assert f"image id {content['images'][0]['id']} has no text as {key!r}" in message
     assert "images of LVIS v1 have a coco_url, those of LVIS v0.5 and COCO a file_name" in message

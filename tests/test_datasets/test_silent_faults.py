@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from mmdet.datasets import CocoDataset
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 
 from mmdet_droploss.annotations import read_annotation_file
 from mmdet_droploss.datasets import FastCocoDataset
+from mmdet_droploss.datasets.fast_annotations import FastAnnotations
 
 WIDTH, HEIGHT = 64, 48
 LOAD = [
@@ -234,6 +238,89 @@ def test_a_subclass_that_only_has_another_name_is_kept(tmp_path, log):
     assert not any("not in the annotation cache" in text for text in said(log, logging.INFO))
     load(ann_file, MinArea)
     assert any("not in the annotation cache" in text for text in said(log, logging.INFO))
+
+
+def test_a_class_between_ours_and_mmdets_counts_as_well(tmp_path):
+    class Between(CocoDataset):
+        def filter_data(self):
+            return super().filter_data()[:2]
+
+    class Mine(FastAnnotations, Between):
+        METAINFO = dict(classes=("ant",))
+        PICTURES = FastCocoDataset.PICTURES
+
+    assert len(load(write(tmp_path / "train.json", content()), Mine)) == 2
+    assert not (tmp_path / "cache").exists()
+
+
+def test_items_follow_the_code_that_makes_them(tmp_path, monkeypatch):
+    """As in a clone of mmdet that is worked on."""
+    ann_file = write(tmp_path / "train.json", content())
+    load(ann_file)
+    parse = CocoDataset.parse_data_info
+    clone = tmp_path / "coco.py"
+    source = Path(sys.modules[CocoDataset.__module__].__file__)
+    clone.write_text(source.read_text() + "# changed")
+
+    def changed(self, raw):
+        return {**parse(self, raw), "height": 7}
+
+    monkeypatch.setattr(CocoDataset, "parse_data_info", changed)
+    monkeypatch.setattr(sys.modules[CocoDataset.__module__], "__file__", str(clone))
+    assert load(ann_file).get_data_info(0)["height"] == 7
+
+
+class OwnLabels(FastCocoDataset):
+    """Trains on one category only."""
+
+    def get_cat_ids(self, idx):
+        return [label for label in super().get_cat_ids(idx) if label == 0]
+
+
+class OwnItems(FastCocoDataset):
+    """Leaves an object out at the last moment."""
+
+    def get_data_info(self, idx):
+        info = super().get_data_info(idx)
+        return {**info, "instances": [i for i in info["instances"] if i["bbox_label"] == 0]}
+
+
+@pytest.mark.parametrize("cls", [OwnLabels, OwnItems])
+def test_labels_of_a_subclass_reach_sampler_and_counts(tmp_path, cls):
+    document = content()
+    document["categories"].append(dict(id=2, name="bee"))
+    document["annotations"][1]["category_id"] = 2
+    dataset = load(write(tmp_path / "train.json", document), cls)
+    assert dataset.image_count().tolist() == [2, 0]
+    assert dataset.labels_by_image() is None
+    assert [dataset.get_cat_ids(i) for i in range(3)] == [[0], [], [0]]
+
+
+def test_names_of_the_file_go_into_the_items(tmp_path):
+    dataset = load(write(tmp_path / "train.json", content()), return_classes=True)
+    assert dataset.get_data_info(0)["text"] == ("ant",)
+
+
+def test_a_loader_whose_pictures_are_not_compared_is_told(tmp_path, log):
+    class Own:
+        def __call__(self, results):
+            return results
+
+    ann_file = write(tmp_path / "train.json", content())
+    load(ann_file, pipeline=[Own()])
+    assert sum("sizes are not compared" in text for text in said(log, logging.INFO)) == 1
+    log.clear()
+    load(ann_file, pipeline=LOAD[:1])
+    load(ann_file)
+    load(ann_file, pipeline=[Own()], check_picture_size=False)
+    assert not any("sizes are not compared" in text for text in said(log, logging.INFO))
+
+
+def test_the_name_of_a_picture_must_be_text(tmp_path):
+    document = content()
+    document["images"][1]["file_name"] = ["2.jpg"]
+    with pytest.raises(ValueError, match="image id 2 has no text as 'file_name'"):
+        load(write(tmp_path / "train.json", document))
 
 
 def test_a_file_that_is_written_to_while_it_is_read_is_refused(tmp_path, monkeypatch):

@@ -148,6 +148,51 @@ def test_an_evaluator_of_other_images_is_refused_before_the_training(tmp_path):
         run(tmp_path, data_set(train), data_set(val), dict(ann_file=str(other)))
 
 
+def test_an_evaluator_of_another_file_is_told(tmp_path):
+    """Numbered pictures of two cameras have the same names, and perhaps the same folder."""
+    train, val = write(tmp_path, "train"), write(tmp_path, "val")
+    copy = tmp_path / "copy.json"
+    copy.write_bytes(Path(val).read_bytes())
+    for same in (val, str(copy), os.path.relpath(val)):
+        run(tmp_path, data_set(train), data_set(val), dict(ann_file=same))
+    assert "is not the file of the data set" not in log_of(tmp_path)
+    copy.write_text(Path(val).read_text().replace("[1, 1, 5, 5]", "[2, 1, 5, 5]"))
+    run(tmp_path, data_set(train), data_set(val), dict(ann_file=str(copy)))
+    assert "copy.json' is not the file of the data set that is tested" in log_of(tmp_path)
+
+
+def test_mmdets_evaluator_of_several_data_sets_is_refused(tmp_path):
+    train, val = write(tmp_path, "train"), write(tmp_path, "val")
+    metric = dict(type="mmdet.FastLVISMetric", metric="bbox", ann_file=val)
+    both = dict(type="MultiDatasetsEvaluator", metrics=[metric] * 2, dataset_prefixes=["a", "b"])
+    two = dict(type="mmdet.ConcatDataset", datasets=[data_set(val), data_set(val)])
+    runner = Runner(
+        Toy(),
+        work_dir=str(tmp_path / "work"),
+        train_dataloader=loader(data_set(train)),
+        train_cfg=dict(by_epoch=False, max_iters=1),
+        optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)),
+        val_dataloader=loader(two),
+        val_cfg=dict(),
+        val_evaluator=both,
+        custom_hooks=[CategoryCheckHook()],
+        default_scope="mmdet",
+        experiment_name=tmp_path.name,
+    )
+    with pytest.raises(ValueError, match="does not work in MultiDatasetsEvaluator.*one after"):
+        runner.train()
+
+
+def test_check_classes_of_the_config_holds_in_the_metric_as_well(tmp_path):
+    names = ("ant", "wasp", "cicada")
+    train, val = write(tmp_path, "train"), write(tmp_path, "val")
+    options = dict(cfg=dict(check_classes=False))
+    model = Toy()
+    sets = data_set(train), data_set(val, names=names)
+    assert run(tmp_path, *sets, dict(ann_file=val), model, **options) == 1
+    assert "'wasp'" in log_of(tmp_path)
+
+
 @pytest.mark.parametrize(
     "names, message",
     [

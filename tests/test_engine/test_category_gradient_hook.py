@@ -124,6 +124,9 @@ def test_the_sums_of_two_stages(loss, scale, tmp_path):
     assert record.image_count.tolist() == COUNTS
     for index, stage in enumerate(stages):
         for name in ("background", "foreground", "encouraging"):
+            if loss == "SeesawLoss" and name == "background":  # it acts through the objectness
+                assert np.isnan(record.background).all() and not record.measures_background
+                continue
             np.testing.assert_allclose(
                 getattr(record, name)[index, 0], stage[name], rtol=1e-4, atol=1e-6, err_msg=name
             )
@@ -133,12 +136,35 @@ def test_the_sums_of_two_stages(loss, scale, tmp_path):
         )
     assert (record.encouraging[..., -1] == 0).all()
     parts = [sum(stage[name] for stage in stages) for name in ("background", "foreground")]
+    if loss == "SeesawLoss":
+        parts[0] = np.full(C, np.nan)
     with np.errstate(invalid="ignore"):
         share = parts[0] / (parts[0] + parts[1])
     np.testing.assert_allclose(record.background_share()[0], share, rtol=1e-3)
     scalars = runner.visualizer.scalars
     assert list(scalars) == [3, 6]
     assert {f"gradient/background_score_{g}" for g in "rcf"} <= scalars[3].keys()
+    assert ("gradient/background_share_f" in scalars[3]) == (loss != "SeesawLoss")
+
+
+def test_the_scores_of_a_head_with_sigmoids_alone_are_sigmoids(tmp_path):
+    """FocalLoss in the heads of Sparse R-CNN and QueryInst: C outputs, none of background."""
+    conv = dict(type="DynamicConv", in_channels=8, feat_channels=2, out_channels=8,
+                input_feat_shape=3, norm_cfg=dict(type="LN"))  # fmt: skip
+    loss = dict(type="FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=2.0)
+    head = MODELS.build(
+        dict(type="DIIHead", num_classes=C, num_heads=1, num_cls_fcs=1, num_reg_fcs=1,
+             feedforward_channels=8, in_channels=8, dynamic_conv_cfg=conv, loss_cls=loss)
+    )  # fmt: skip
+    runner = runner_of(nn.ModuleList([head]), tmp_path)
+    hook = CategoryGradientHook(interval=1, class_freq=COUNTS)
+    hook.before_train(runner)
+    x = torch.full((N, C), -4.0, requires_grad=True)
+    head.loss_cls(x, torch.full((N,), C), torch.ones(N), avg_factor=1.0).backward()
+    hook.after_train_iter(runner, 0)
+    record = load_gradient_record(tmp_path / "category_gradients.npz")
+    np.testing.assert_allclose(record.background_score, 1 / (1 + np.exp(4)), rtol=1e-5)
+    assert record.measures_background
 
 
 def test_a_resumed_run_goes_on_with_the_file(tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from mmengine.registry import HOOKS
@@ -35,10 +34,6 @@ class Nothing(BaseMetric):
 
 def run(work_dir, num_classes, **changes):
     data = [dict(inputs=torch.ones(2))] * 4
-    changes = {
-        "cfg": Config(dict(resume=changes.get("resume", False))),
-        **changes,
-    }
     return Runner(
         model=Classifier(num_classes),
         work_dir=str(work_dir),

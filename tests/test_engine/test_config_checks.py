@@ -311,3 +311,31 @@ def test_a_schedule_that_follows_the_validations_counts_no_epochs(kind):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_config(shipped(param_scheduler=[dict(type=kind, monitor="lvis/bbox_AP")]))
+
+
+def test_checkpoints_inside_an_epoch_are_said():
+    """MMEngine resumes from them with the whole epoch."""
+    cfg = shipped(train_cfg=EPOCHS, param_scheduler=[])
+    cfg.train_dataloader.sampler = dict(type="DefaultSampler")
+    with pytest.warns(UserWarning, match="checkpoint counts iterations.*whole epoch again"):
+        check_config(cfg)
+    cfg.default_hooks.checkpoint.by_epoch = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_config(cfg)
+
+
+@pytest.mark.parametrize(
+    "counts, enable, is_said", [(4, True, True), (4, False, False), (1, True, False)]
+)
+def test_a_scaling_that_does_not_count_accumulation_is_said(counts, enable, is_said):
+    cfg = shipped(auto_scale_lr=dict(enable=enable, base_batch_size=16))
+    cfg.optim_wrapper.accumulative_counts = counts
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        check_config(cfg)
+    assert len(said) == is_said
+    if is_said:
+        assert re.search(
+            "accumulative_counts=4.*divide .*base_batch_size=16 by 4", str(said[0].message)
+        )

@@ -45,6 +45,18 @@ def test_other_metrics_pass(evaluator):
     assert cfg.get("model_wrapper_cfg") is None
 
 
+@pytest.mark.parametrize(
+    "hooks",
+    [None, [dict(type="EMAHook")], [dict(type="mmdet.CheckpointShapeHook", allow_missing=True)]],
+)
+def test_custom_hooks_do_not_replace_the_checks_of_a_base(hooks):
+    cfg = config(custom_hooks=hooks)
+    prepare_run(cfg, "none")
+    assert cfg.custom_hooks[: len(hooks or [])] == (hooks or [])
+    kinds = [hook["type"].rpartition(".")[2] for hook in cfg.custom_hooks]
+    assert kinds.count("CheckpointShapeHook") == kinds.count("CategoryCheckHook") == 1
+
+
 VARIABLES = {
     "slurm": dict(SLURM_PROCID="3", SLURM_NTASKS="4", SLURM_LOCALID="1"),
     "pytorch": dict(RANK="3", WORLD_SIZE="4", LOCAL_RANK="1"),

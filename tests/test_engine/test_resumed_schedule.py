@@ -113,7 +113,6 @@ def test_of_many_groups_each_difference_is_said_once(tmp_path):
         ([MULTI_STEP], [MULTI_STEP, COSINE], "has 1 schedulers, not 2, and the config's further"),
         ([MULTI_STEP, COSINE], [MULTI_STEP], "has 2 schedulers, not 1, and the checkpoint's furth"),
         ([MULTI_STEP], None, "has 1 schedulers, not 0, and the checkpoint's further ones end now"),
-        (None, [MULTI_STEP], "has 0 schedulers, not 1, and the config's further ones begin now"),
     ],
 )
 def test_schedulers_that_are_no_pairs_are_said(tmp_path, first, then, said):

@@ -15,6 +15,7 @@ from logs import logged
 from lvis import LVIS, LVISEval, LVISResults
 from mmdet.registry import METRICS
 from mmdet.structures import DetDataSample
+from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import MMLogger
 from mmengine.structures import InstanceData
 from pycocotools import mask as mask_utils
@@ -669,6 +670,72 @@ def test_the_name_of_a_picture_is_told_from_another(tmp_path, image, path):
     if image and path is not None:
         with pytest.raises(ValueError, match="is tested as image id"):
             metric.process({}, [one_sample(img_path=f"{path}.jpg")])
+
+
+@pytest.mark.parametrize("path", ["day/1.jpg", "night/1.jpg", None])
+def test_an_image_that_comes_twice_is_an_error(tmp_path, path):
+    """As from two data sets with the same ids, or after a validation that was broken off."""
+    truth = random_data(0)[0]
+    truth["images"][0].update(file_name="1.jpg")
+    metric = FastLVISMetric(write(tmp_path, truth))
+    metric.process({}, [one_sample(img_path="day/1.jpg")])
+    message = "twice, as 'day/1.jpg' and as" if path != "day/1.jpg" else "twice. .*broken off"
+    with pytest.raises(ValueError, match=message):
+        metric.process({}, [one_sample(img_path=path)])
+
+
+def test_one_id_for_two_pictures_is_an_error_in_two_processes_as_well(tmp_path):
+    truth = random_data(0)[0]
+    truth["images"][0].update(file_name="1.jpg")
+    metrics = [FastLVISMetric(write(tmp_path, truth)) for _ in range(2)]
+    for metric, path in zip(metrics, ("day/1.jpg", "night/1.jpg"), strict=True):
+        metric.process({}, [one_sample(img_path=path)])
+    with pytest.raises(ValueError, match="twice, as 'day/1.jpg' and as 'night/1.jpg'"):
+        metrics[0].compute_metrics([metric._state() for metric in metrics])
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_data_set_with_other_categories_is_told_without_the_hook(tmp_path, check):
+    truth = random_data(0)[0]
+    names = [category["name"] for category in truth["categories"]]
+    metric = FastLVISMetric(write(tmp_path, truth), check_classes=check)
+    metric.dataset_meta = {"classes": names}
+    run(metric, [one_sample()])
+    metric.dataset_meta = {"classes": tuple(names[1:])}
+    if check:
+        with pytest.raises(ValueError, match=r"classes of the data set that is tested.*metainfo"):
+            metric.process({}, [one_sample()])
+    else:
+        with logged() as log:
+            run(metric, [one_sample()])
+        assert "classes of the data set that is tested" in log.getvalue()
+
+
+@pytest.mark.parametrize("empty", ["all", "all but one"])
+def test_empty_lists_of_negatives_everywhere_are_told(tmp_path, empty):
+    truth = random_data(0)[0]
+    for image in truth["images"]:
+        image["neg_category_ids"] = []
+    if empty == "all but one":
+        truth["images"][3]["neg_category_ids"] = [truth["categories"][0]["id"]]
+    with logged() as log:
+        FastLVISMetric(write(tmp_path, truth))
+    assert ("neg_category_ids of every image is empty" in log.getvalue()) == (empty == "all")
+
+
+def test_a_storage_that_maps_paths(tmp_path):
+    """The name of the file is none on this machine; the backend knows where it is."""
+
+    class Mapped(LocalBackend):
+        def get_local_path(self, filepath):
+            return super().get_local_path(str(filepath).replace("store/", f"{tmp_path}/"))
+
+    register_backend("mapped", Mapped, force=True)
+    path, where = write(tmp_path, random_data(0)[0]), dict(backend="mapped")
+    metric = FastLVISMetric("store/val.json", backend_args=where)
+    assert len(metric.ground_truth) == len(FastLVISMetric(path).ground_truth)
+    with pytest.raises(FileNotFoundError, match="store/none.json.*does not exist"):
+        FastLVISMetric("store/none.json", backend_args=where)
 
 
 @pytest.mark.parametrize("then", ["", "{}", "the boxes elsewhere", "longer"])

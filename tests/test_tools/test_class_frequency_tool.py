@@ -141,3 +141,12 @@ def test_a_folder_cannot_be_written(run, annotations: Path, tmp_path: Path):
 def test_errors_are_one_sentence(run, arguments: list[str], message: str):
     with pytest.raises(SystemExit, match=message):
         run(*arguments)
+
+
+@pytest.mark.parametrize("option", ["--out", "--plot"])
+def test_the_file_that_is_read_is_not_written_over(run, annotations, option):
+    before = annotations.read_bytes()
+    other_name = annotations.parent / ".." / annotations.parent.name / annotations.name
+    with pytest.raises(SystemExit, match="is the file that is read, and would be lost"):
+        run(annotations, option, other_name)
+    assert annotations.read_bytes() == before

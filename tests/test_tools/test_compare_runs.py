@@ -21,10 +21,11 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 
 from mmdet_droploss.analysis.detections import Detections
-from mmdet_droploss.analysis.figures import pick
+from mmdet_droploss.analysis.figures import pick, plot_categories, plot_curves
 from mmdet_droploss.analysis.gallery import Gallery, find_image
 from mmdet_droploss.analysis.intervals import Difference, seed_difference
 from mmdet_droploss.analysis.protocols import evaluate_again
+from mmdet_droploss.analysis.report import build_figures
 from mmdet_droploss.analysis.report import compare as compare_all
 from mmdet_droploss.analysis.runs import (
     InputError,
@@ -35,7 +36,7 @@ from mmdet_droploss.analysis.runs import (
     load_run,
     load_scalars,
 )
-from mmdet_droploss.analysis.tables import cell
+from mmdet_droploss.analysis.tables import cell, markdown
 from mmdet_droploss.annotations import load_class_frequency
 from mmdet_droploss.annotations.ground_truth import GroundTruth
 from mmdet_droploss.evaluation import METRIC_KEYS
@@ -253,6 +254,22 @@ def test_report_holds_the_measured_numbers(tool, dataset, runs, tmp_path, capsys
     assert f"| two | {100 * second['segm_AP']:.1f} |" in table
 
 
+def test_names_are_shown_as_they_are(dataset, runs, tmp_path):
+    """matplotlib hides labels that begin with _, and stops at a $ that begins no formula."""
+    root, annotations = runs[0], dataset / "annotations"
+    arguments = [f"_a $\\frac$={root / 'bad1'}", f"b | c$={root / 'good1'}"]
+    files = annotations / "val.json", str(annotations / "train.json")
+    comparison = compare_all(*files, arguments, 0)
+    build_figures(comparison, None, 0, 0.3)  # draws all
+    for figure in (
+        plot_curves(comparison.methods),
+        plot_categories(comparison.methods, comparison.frequency, "segm"),
+    ):
+        texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+        assert texts == [" _a $\\frac$", "b | c$"]
+    assert "\n| b \\| c$ | " in markdown(comparison.tables())
+
+
 @pytest.mark.parametrize(
     ("baseline", "other", "word"), [("bad1", "good1", "above"), ("good1", "bad1", "below")]
 )
@@ -432,6 +449,9 @@ SAMPLER = "train_dataloader = dict(num_workers={workers}, sampler=dict(type={typ
         ),
         (dict(more="train_cfg = dict(max_iters=9)\nparam_scheduler = [dict(end=9)]"), "1 settings"),
         (dict(seed=71), "both have seed 71"),
+        (dict(more="custom_hooks = [dict(type='EMAHook')]"), "custom_hooks.0.type 'EMAHook' and"),
+        (dict(more="load_from = 'lvis.pth'"), "load_from 'lvis.pth' and None"),
+        (dict(more="auto_scale_lr = dict(enable=True, base_batch_size=16)"), "auto_scale_lr"),
     ],
 )
 def test_a_run_of_another_training_is_no_other_seed(
@@ -448,11 +468,18 @@ def test_a_run_of_another_training_is_no_other_seed(
 @pytest.mark.parametrize("seed", [None, 2])
 def test_seeds_may_differ_in_what_changes_no_step(dataset, runs, tmp_path, seed):
     root, _ = runs
-    for name, workers, first in (("bad1", 2, None if seed is None else 1), ("bad2", 4, seed)):
+    recorded = "custom_hooks = [dict(type='mmdet.CategoryGradientHook', interval=9)]"
+    resumed = "resume = True\nload_from = 'bad2/iter_5.pth'\nauto_scale_lr = dict(enable=False)"
+    for name, workers, first, more in (
+        ("bad1", 2, None if seed is None else 1, recorded),
+        ("bad2", 4, seed, resumed),
+    ):
         shutil.copytree(root / name, tmp_path / name)
         sampler = SAMPLER.format(type="DefaultSampler", seed=workers, workers=workers)
         write_config(
-            tmp_path / name, first, more=f"{sampler}\ntrain_cfg = dict(val_interval={workers})"
+            tmp_path / name,
+            first,
+            more=f"{sampler}\ntrain_cfg = dict(val_interval={workers})\n{more}",
         )
     folders = [f"good={root / 'good1'}", *(f"bad={tmp_path / name}" for name in ("bad1", "bad2"))]
     assert [len(method.runs) for method in load_methods(folders)] == [1, 2]
@@ -595,6 +622,25 @@ def test_pictures_that_do_not_fit_get_a_sentence(tool, dataset, runs, tmp_path):
             compare(tool, dataset, tmp_path / "out", *names, "--img-root", tmp_path)
 
 
+@pytest.mark.parametrize("orientation", [1, 3])
+def test_pictures_are_turned_as_the_pipeline_turns_them(dataset, tmp_path, orientation):
+    frequency = load_class_frequency(str(dataset / "annotations" / "train.json"))
+    source = Detections(dataset / "annotations" / "val.json", frequency, ["segm"])
+    pixels = np.zeros((SIZE, SIZE, 3), np.uint8)
+    pixels[: SIZE // 2, : SIZE // 2] = [255, 0, 0]
+    image = source.content["images"][0]
+    file = tmp_path / image["coco_url"].partition("org/")[2]
+    file.parent.mkdir()
+    lies = Image.fromarray(pixels)
+    exif = lies.getexif()
+    exif[0x0112] = orientation  # 3: by 180 degrees
+    lies.save(file, exif=exif, quality=95)
+    seen = Gallery(source, frequency, tmp_path).pixels(image)
+    corner = seen[2, 2] if orientation == 1 else seen[-3, -3]
+    assert corner[0] > 200 and corner[2] < 50
+    assert seen.mean() == pytest.approx(255 / 12, abs=3)
+
+
 def test_boxes_need_no_masks_and_categories_no_names(tool, dataset, runs, tmp_path, capsys):
     """A COCO-format set of boxes: no segmentation, no federated lists, no frequencies, no names."""
     root, made = runs
@@ -675,6 +721,23 @@ def test_a_protocol_s_results_follow_what_they_are_made_of(dataset, runs, tmp_pa
     # The copy says, as the run does, what it was trained with.
     facts = facts_of(load_run("a", target))
     assert (facts["loss"], facts["seed"], facts["iterations"]) == ("DropLoss", "71", "10")
+
+
+def test_groups_that_are_not_those_of_the_test_are_refused(dataset, runs, tmp_path):
+    """The test took the letters of its file, a protocol takes the counts of train_ann."""
+    run, annotations = tmp_path / "run", dataset / "annotations"
+    shutil.copytree(runs[0] / "good1", run)
+    content = json.loads((run / "val.metrics.json").read_text())
+    for row, letter in zip(content["per_category"], "rrccff", strict=True):
+        row["frequency"] = letter
+    (run / "val.metrics.json").write_text(json.dumps(content))
+    evaluate_again(run, annotations / "val.json", str(annotations / "train.json"), tmp_path / "a")
+    counts = json.loads((annotations / "train.json").read_text())
+    counts["image_count"] = [2, 20, *counts["image_count"][2:]]
+    (tmp_path / "train.json").write_text(json.dumps(counts))
+    with pytest.raises(InputError, match="category 'thing2' in group 'r', but .* it is in 'c'"):
+        evaluate_again(run, annotations / "val.json", str(tmp_path / "train.json"), tmp_path / "b")
+    assert not (tmp_path / "b").exists()
 
 
 def test_figure_4_has_two_methods_on_the_same_images(dataset, runs, tmp_path, capsys):

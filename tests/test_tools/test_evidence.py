@@ -109,6 +109,16 @@ def test_results_of_what_is_done_are_kept(evidence, tmp_path, monkeypatch, capsy
     other = tmp_path / "work" / "protocols" / "exhaustive" / "one" / "seed_0"
     other.mkdir(parents=True)
     shutil.copyfile(source / "val.metrics.json", other / "val.metrics.json")
+    # A second test, other numbers: those of the first are not kept beside them.
+    note = other / "made_of.json"
+    stat = (done / "val.metrics.json").stat()
+    note.write_text(json.dumps({"results": {"val.metrics.json": [stat.st_size, 0]}}))
+    with pytest.raises(
+        SystemExit, match="is of an earlier test than .*--report evaluates it again"
+    ):
+        evidence.collect(tmp_path / "work")
+    sizes = [stat.st_size, stat.st_mtime_ns]
+    note.write_text(json.dumps({"results": {"val.metrics.json": sizes}}))
     evidence.collect(tmp_path / "work")
     assert "One, seed 1 is not done" in capsys.readouterr().out
     kept = sorted(

@@ -55,6 +55,36 @@ def test_the_curves_are_the_record_s_from_frequent_to_rare():
     assert {text.get_text() for text in left.texts} == {"frequent", "common", "rare"}
 
 
+def test_a_title_says_what_is_not_in_the_sums():
+    def title(stages):
+        made = dataclasses.replace(record(), stages=np.array(stages))
+        return draw_gradient_figure(made).axes[0].get_title("left")
+
+    assert title([[0, 10], [10, 20]]) == "(a) EQL, iterations 0 to 20"
+    # Stopped at 1,400, gone on from 1,300.
+    assert title([[0, 1000], [1300, 1600]]) == (
+        "(a) EQL, iterations 0 to 1,600 (1,300 of 1,600 iterations)"
+    )
+
+
+@pytest.mark.parametrize("background", [0.0, np.nan])
+def test_background_s_share_of_seesaw_is_not_measured(background, tmp_path, capsys):
+    """Files of earlier versions have 0, which was never measured."""
+    made = dataclasses.replace(
+        record(), loss="SeesawLoss", background=np.full((2, 1, 6), background, np.float32)
+    )
+    made.save(tmp_path / "run.npz")
+    tool("analysis_tools/gradient_figure.py").main([str(tmp_path / "run.npz")])
+    printed = capsys.readouterr().out
+    assert "| rare | – |" in printed and "0 %" not in printed
+    assert "separate objectness" in printed
+    left, right = draw_gradient_figure(load_gradient_record(tmp_path / "run.npz")).axes
+    assert not left.lines and len(right.lines) == 4
+    assert "separate objectness" in " ".join(text.get_text() for text in left.texts).replace(
+        "\n", " "
+    )
+
+
 def test_a_category_without_discouraging_gradient_leaves_a_gap():
     values = running_median(np.array([1.0, np.nan, 3.0, np.nan, np.nan, np.nan, 7.0]))
     np.testing.assert_array_equal(values[[0, 2, 6]], [1, 3, 7])

@@ -272,6 +272,15 @@ def test_no_long_tail_is_said(counts):
     assert "no long tail" in propose_tail(frequency_of(counts)).reason
 
 
+@pytest.mark.parametrize(
+    "counts",
+    [[5, 50, 900, 800], [2, 3, 60, 90, 95], [50, 50, 50], [500, 400], [900, 800, 150, 120]],
+)
+def test_a_category_that_is_never_shown_changes_no_proposal(counts):
+    """Such as Roboflow's dummy category number 0."""
+    assert propose_tail(frequency_of([0, *counts])) == propose_tail(frequency_of(counts))
+
+
 @given(st.integers(1, 10**6), st.data())
 def test_the_threshold_parts_exactly(num_images, data):
     most = data.draw(st.integers(0, num_images - 1))

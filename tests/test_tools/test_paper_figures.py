@@ -178,6 +178,20 @@ def test_settings_come_from_the_config(tmp_path, study):
     assert setting_of(method) == Setting("EQL", None, True, True, 101)
 
 
+def test_types_may_have_a_scope_or_a_module(tmp_path):
+    folder = make_run(tmp_path / "a")
+    write_config(folder, "type='mmdet.BEQL', log_base=8", sampler="mmdet_droploss.a.RepeatFactorB")
+    (method,), _ = load_tested([f"mine={folder}"])
+    assert setting_of(method) == Setting("BEQL", 8, True, False, 50)
+    config = folder / "20260101_000000" / "vis_data" / "config.py"
+    config.write_text(
+        "train_dataloader = dict(dataset=dict(type='mmdet.ClassBalancedDataset'))\n"
+        "model = dict(bbox_head=dict(loss_cls=dict(type='my.losses.DropLoss')))"
+    )
+    (method,), _ = load_tested([f"mine={folder}"])
+    assert setting_of(method) == Setting("DropLoss", None, True, False)
+
+
 @pytest.mark.parametrize(
     "name, setting",
     [
@@ -226,6 +240,12 @@ def test_tables_have_mean_deviation_and_number_of_seeds(tmp_path, capsys):
     latex = (tmp_path / "out" / "tables.tex").read_text()
     assert r"x\_1 \& y & 1 & 20.0" in latex
     assert rf"{mean:.1f} $\pm$ {deviation:.1f}" in latex
+    rows = [paper_tables.Row(title, 1, {}, {}) for title in ("[2pt] x", "*best", "a [b]")]
+    for row in rows:
+        row.means.update(dict.fromkeys(paper_tables.columns("bbox").values(), 1.0))
+        row.deviations.update(dict.fromkeys(paper_tables.columns("bbox").values(), math.nan))
+    begins = [line[:5] for line in paper_tables.to_latex(rows, "bbox").splitlines()[5:8]]
+    assert begins == ["{}[2p", "{}*be", "a [b]"], "else LaTeX takes them for arguments of the row"
     lines = [line for line in latex.splitlines() if line.endswith(r"\\")]
     assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {12}
     assert r"AP$_{\mathrm{r}}$" in lines[0] and r"AP$_{\mathrm{box}}$" in lines[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import orjson
 import pytest
@@ -163,6 +165,30 @@ def test_other_options_are_not_mixed_in(story: Story):
     assert "< seed=0" in result.stdout
     assert "> seed=1" in result.stdout
     assert checkpoints(story.work) == story.checkpoints_after
+
+
+def test_an_edited_config_is_not_mixed_in(tmp_path, monkeypatch, capsys):
+    path = ROOT / "tools" / "quickstart.py"
+    spec = importlib.util.spec_from_file_location("quickstart_tool", path)
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    for name in ("base", "sigmoid"):
+        (tmp_path / f"{name}.py").write_text("lambda_ = 0.1")
+    (tmp_path / "droploss.py").write_text("_base_ = 'base.py'")
+    configs = {name: str(tmp_path / f"{name}.py") for name in ("sigmoid", "droploss")}
+    monkeypatch.setattr(program, "CONFIGS", configs)
+    (tmp_path / "mini_lvis.json").write_text("{}")
+    args = SimpleNamespace(seed=0, iterations=6, processes=1, images=9, val_images=9,
+                           work_dir=tmp_path / "work", data=tmp_path)  # fmt: skip
+    program.Quickstart(args, "").refuse_to_mix()
+    program.Quickstart(args, "").refuse_to_mix()
+    (tmp_path / "base.py").write_text("lambda_ = 0.5")
+    with pytest.raises(SystemExit):
+        program.Quickstart(args, "").refuse_to_mix()
+    assert "> configs-stamp=" in capsys.readouterr().err
+    stamp = tmp_path / "work" / "quickstart.options"
+    stamp.write_text("".join(stamp.read_text().splitlines(keepends=True)[:-1]))  # as 0.1.0 wrote it
+    program.Quickstart(args, "").refuse_to_mix()
 
 
 @pytest.mark.parametrize(

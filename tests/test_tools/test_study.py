@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import datetime
 import fcntl
 import importlib.util
@@ -23,6 +24,7 @@ from small_run import CONFIG, changes
 
 from mmdet_droploss.analysis.study import StudyError, load_study
 from mmdet_droploss.engine.command_line import make_parser
+from mmdet_droploss.evaluation import METRIC_KEYS
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "study.py"
 
@@ -81,6 +83,20 @@ def write(folder, content):
         ({"val_ann": "nowhere.json"}, "val_ann nowhere.json does not exist"),
         ({"options": ["a=1"]}, r"options must be a mapping, but it is \['a=1'\]"),
         ({"options": {"a=b": 1}}, r"the option a=b: 1 becomes \{'a': 'b=1'\}"),
+        (
+            {"methods": [{"name": 0.5, "config": "a.py"}]},
+            r"\[0\]: name must be text, but it is 0.5",
+        ),
+        ({"methods": [{"name": "+", "config": "a.py"}]}, "name is '\\+', of which no folder"),
+        ({"train_ann": 7}, "train_ann must be text, but it is 7"),
+        ({"processes": "two"}, "processes must be a whole number >= 1, but it is 'two'"),
+        ({"record_gradients": 0}, "record_gradients must be a whole number >= 1, but it is 0"),
+        ({"compare": "DropLoss"}, "compare must be a list of methods' names"),
+        ({"protocols": "file.json"}, "protocols must be a mapping of names .* is 'file.json'"),
+        ({"protocols": {2017: "a.json"}}, "the name of a protocol must be text, but it is 2017"),
+        ({"protocols": {"a": 1}}, "protocols, 'a' must be text, but it is 1"),
+        ({"protocols": {"as tested": "a.json"}}, "a protocol cannot be called 'as tested'"),
+        ({"protocols": {"../a": "a.json"}}, "a protocol cannot be called '../a'"),
     ],
 )
 def test_what_is_wrong_with_a_study_is_said(content, tmp_path, change, message):
@@ -177,10 +193,16 @@ def test_a_study_runs_is_not_run_again_and_reports(tool, content, tmp_path, caps
     # The other's results, as if it had been trained: what follows is about files.
     shutil.copytree(study.jobs[0].folder, study.jobs[1].folder)
     (study.jobs[1].folder / "job.json").unlink()
+    trained = next(study.jobs[1].folder.glob("2*/vis_data/config.py"))
+    study.jobs[1].settings.dump(trained)
+    stale = work / "study_report" / "as tested" / "figure2b.png"  # of a method that is gone
+    stale.parent.mkdir(parents=True)
+    stale.touch()
     assert tool.main(arguments) == 0, capsys.readouterr()
     said = capsys.readouterr().out
     assert said.count("done already") == 2
     report = work / "study_report"
+    assert not stale.exists()
     text = (report / "report.md").read_text()
     assert "2 of 2 jobs are done" in text and "| DropLoss |" in text
     for picture in text.split("](")[1:]:
@@ -228,6 +250,63 @@ def test_results_of_other_settings_are_neither_gone_on_with_nor_reported(
     assert said.count(sentence) == 1 and "give another --work-dir" in said
     with pytest.raises(SystemExit, match=sentence):
         tool.main([*arguments, "--print"])
+
+
+def test_annotations_that_were_corrected_since_are_noticed(content, tmp_path):
+    files = {}
+    for key in ("train_ann", "val_ann"):
+        files[key] = str(tmp_path / f"{key}.json")
+        shutil.copy(content[key], files[key])
+    job = load_study(write(tmp_path, {**content, **files}), tmp_path / "work").jobs[0]
+    job.begin()
+    note = job.folder / "job.json"
+    noted = json.loads(note.read_bytes())
+    assert job.conflict() is None
+    with open(files["val_ann"], "a") as file:
+        file.write("\n")
+    assert "was begun with another content of val_ann" in job.conflict()
+    # As earlier versions noted it.
+    note.write_text(json.dumps({k: v for k, v in noted.items() if not k.startswith("content")}))
+    assert job.conflict() is None
+
+
+def test_a_training_by_hand_with_other_settings_is_noticed(tool, content, tmp_path, capsys):
+    job = load_study(write(tmp_path, content), tmp_path / "work").jobs[0]
+    log = job.folder / "20260101_000000" / "vis_data"
+    log.mkdir(parents=True)
+    (log / "scalars.json").write_text('{"step": 1, "loss": 1.0}\n')
+    left = copy.deepcopy(job.settings)
+    left.resume, left.custom_hooks = True, [*left.custom_hooks, dict(type="CategoryGradientHook")]
+    left.dump(log / "config.py")
+    job.metrics_file.write_text("{}")
+    assert job.is_done() and job.conflict() is None
+    left.optim_wrapper.optimizer.lr = 7.0
+    left.randomness.seed = 9
+    left.dump(log / "config.py")
+    said = job.conflict()
+    assert "was trained with optim_wrapper.optimizer.lr 7.0, but the study has " in said
+    assert "and 1 settings more" in said
+    arguments = [str(tmp_path / "study.yml"), "--work-dir", str(tmp_path / "work")]
+    assert tool.main([*arguments, "--report"]) == 1
+    assert said in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=re.escape(said)):
+        tool.main([*arguments, "--print"])
+
+
+def test_a_study_of_boxes_and_a_name_that_begins_with_a_minus(tool, tmp_path):
+    """Programs that read ``-RFS`` as an option of theirs would make no table."""
+    metrics = {f"bbox_{key}": 0.5 for key in METRIC_KEYS}
+    rows = [{"name": "a", "bbox_AP": 0.5}]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "val.metrics.json").write_text(
+        json.dumps({"metrics": metrics, "per_category": rows})
+    )
+    missing = []
+    text = tool.tables_and_figures(
+        [("-RFS", tmp_path / "run")], tmp_path, tmp_path / "out", missing
+    )
+    assert missing == []
+    assert "| -RFS | 1 | 50.0 |" in text[0] and "![figure3](<out/figure3.png>)" in text
 
 
 def test_a_config_that_was_edited_since_is_noticed(content, tmp_path):

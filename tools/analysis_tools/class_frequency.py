@@ -91,6 +91,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         frequency = load(args.class_freq)
         print(describe(frequency, args.lambdas, args.top))
+        for path in (args.out, args.plot):
+            if path is not None and path.resolve() == Path(args.class_freq).resolve():
+                raise ValueError(f"{path} is the file that is read, and would be lost")
         if args.out is not None:
             write_atomically(args.out, frequency.to_json())
             print(f"\nwrote {args.out}: class_freq='{args.out}' reads it")

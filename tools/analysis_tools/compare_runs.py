@@ -106,6 +106,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(markdown(comparison.tables()))
     for title in comparison.left_out:
         print(f"\n{title} is left out: not all runs were tested for it")
+    for sentence in comparison.without_interval:
+        print(f"\n{sentence}")
     print(f"\n{comparison.detections.protocol()}")
     print(f"\nreport: {args.out / 'report.html'}")
 

@@ -116,14 +116,15 @@ class LongTailLoss(nn.Module):
                 )
             tail = torch.from_numpy(frequency.tail(lambda_, num_images))
             groups = torch.from_numpy(frequency.groups)
-            if self.needs_tail and tail.all() | ~tail.any():
-                counts = frequency.image_count
+            counts = frequency.image_count
+            known = tail[torch.from_numpy(counts > 0)]  # the others are never shown
+            if self.needs_tail and known.all() | ~known.any():
                 warnings.warn(
                     f"{type(self).__name__}: with "
                     f"{'at most 100 images' if lambda_ is None else f'lambda_={lambda_}'} "
-                    f"{'every' if tail.all() else 'no'} category is of low frequency (image counts "
-                    f"from {counts.min()} to {counts.max()} in {frequency.source}); set lambda_ so "
-                    f"that it parts the long tail from the rest",
+                    f"{'every' if known.all() else 'no'} category is of low frequency (image "
+                    f"counts from {counts.min()} to {counts.max()} in {frequency.source}); set "
+                    f"lambda_ so that it parts the long tail from the rest",
                     stacklevel=2,
                 )
         self.class_frequency = frequency

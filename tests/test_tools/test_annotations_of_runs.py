@@ -1,0 +1,69 @@
+"""Numbers that were measured on other annotations do not come into one table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from test_compare_runs import GOOD, dataset, make_run  # noqa: F401  (a fixture)
+
+from mmdet_droploss.analysis.protocols import evaluate_again
+from mmdet_droploss.analysis.runs import InputError, load_methods, load_tested
+from mmdet_droploss.evaluation import FastLVISMetric
+
+
+def noted(folder: Path, file: str, sha256: str) -> Path:
+    """Write into a run's numbers what they are of."""
+    metrics = folder / "val.metrics.json"
+    content = json.loads(metrics.read_text())
+    content["annotations"] = dict(file=file, sha256=sha256)
+    metrics.write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path, dataset) -> list[str]:  # noqa: F811
+    """Three seeds of one name and an old run, of which the second was tested on another file."""
+    make_run(tmp_path / "0", dataset, GOOD, 0)
+    for seed in (1, 2, 3):
+        shutil.copytree(tmp_path / "0", tmp_path / str(seed))
+        for file in (tmp_path / str(seed)).glob("*/vis_data/config.py"):
+            file.write_text(file.read_text().replace("seed=70", f"seed={seed}"))
+    noted(tmp_path / "0", "val.json", "a" * 64)
+    noted(tmp_path / "1", "others.json", "b" * 64)
+    noted(tmp_path / "2", "same.json", "a" * 64)
+    return [f"mine={tmp_path / str(seed)}" for seed in (0, 1, 2)] + [f"old={tmp_path / '3'}"]
+
+
+def test_a_run_on_other_annotations_is_left_out_and_named(runs, tmp_path):
+    methods, (problem,) = load_tested(runs)
+    assert [[run.folder.name for run in method.runs] for method in methods] == [["0", "2"], ["3"]]
+    assert problem == (
+        f"a run of mine is left out: {tmp_path / '1' / 'val.metrics.json'} is of others.json "
+        f"(sha256 bbbbbbbb...), but {tmp_path / '0' / 'val.metrics.json'} of val.json "
+        f"(aaaaaaaa...): only numbers by the same annotations can be compared; test it again on "
+        f"these"
+    )
+
+
+def test_a_comparison_with_it_is_refused(runs):
+    with pytest.raises(InputError, match="is of others.json"):
+        load_methods(runs)
+    del runs[1]
+    assert [len(method.runs) for method in load_methods(runs)] == [2, 1]
+
+
+def test_a_test_and_a_protocol_write_the_digest(dataset, tmp_path):  # noqa: F811
+    ann_file = dataset / "annotations" / "val.json"
+    make_run(tmp_path / "run", dataset, GOOD, 0)
+    evaluate_again(
+        tmp_path / "run", ann_file, str(dataset / "annotations" / "train.json"), tmp_path / "again"
+    )
+    metric = FastLVISMetric(str(ann_file), metric="bbox", outfile_prefix=str(tmp_path / "metric"))
+    metric.evaluate(20)
+    expected = dict(file=str(ann_file), sha256=hashlib.sha256(ann_file.read_bytes()).hexdigest())
+    for file in (tmp_path / "again" / "val.metrics.json", tmp_path / "metric.metrics.json"):
+        assert json.loads(file.read_text())["annotations"] == expected

@@ -1,0 +1,73 @@
+"""Intervals by drawing images: none where a draw often has nothing to measure."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from mmdet_droploss.analysis.detections import Detections
+from mmdet_droploss.analysis.intervals import bootstrap_intervals, too_rare, without_interval
+from mmdet_droploss.analysis.runs import Method, Run
+from mmdet_droploss.annotations import ClassFrequency
+
+IMAGES = 60
+
+
+def dataset(folder, rare: int, ignored: int = 0) -> Detections:
+    """60 images with a frequent object each, some with a rare one as well."""
+    annotations = [
+        dict(id=i, image_id=i, category_id=2, bbox=[10, 10, 20, 20], area=400)
+        for i in range(1, IMAGES + 1)
+    ]
+    annotations += [
+        dict(id=100 + i, image_id=i, category_id=1, bbox=[50, 50, 20, 20], area=400,
+             ignore=int(i > rare))
+        for i in range(1, rare + ignored + 1)
+    ]  # fmt: skip
+    images = [dict(id=i, height=100, width=100) for i in range(1, IMAGES + 1)]
+    categories = [dict(id=1, name="rare"), dict(id=2, name="frequent")]
+    content = dict(images=images, annotations=annotations, categories=categories)
+    (folder / "val.json").write_text(json.dumps(content))
+    return Detections(folder / "val.json", ClassFrequency(np.array([5, 500])), ["bbox"])
+
+
+def method(folder, name: str, rare: int, shift: int) -> Method:
+    """All objects found, the rare ones a little off."""
+    (folder / name).mkdir()
+    found = [
+        dict(image_id=i, category_id=2, bbox=[10, 10, 20, 20], score=0.9)
+        for i in range(1, IMAGES + 1)
+    ]
+    found += [
+        dict(image_id=i, category_id=1, bbox=[50 + shift, 50, 20, 20], score=0.9)
+        for i in range(1, rare + 1)
+    ]
+    (folder / name / "val.bbox.json").write_text(json.dumps(found))
+    return Method(name, "black", [Run(name, folder / name, {}, [], [], None)])
+
+
+@pytest.mark.parametrize("rare, has_interval", [(2, False), (12, True)])
+def test_a_group_that_many_draws_would_not_show_has_no_interval(tmp_path, rare, has_interval):
+    """In every draw that has a rare object the second is better, so 0 is not in the interval."""
+    detections = dataset(tmp_path, rare)
+    methods = [method(tmp_path, name, rare, shift) for name, shift in (("a", 5), ("b", 1))]
+    intervals = bootstrap_intervals(*methods, "bbox", detections, 300)
+    assert ("bbox_APr" in intervals) == has_interval
+    assert {"bbox_AP", "bbox_APf"} <= intervals.keys()
+    if has_interval:
+        assert intervals["bbox_APr"][0] > 0
+        assert without_interval(detections) == []
+    else:
+        (sentence,) = without_interval(detections)
+        assert sentence == (
+            "APr has no interval: objects of rare categories are in 2 of 60 validation images, and "
+            "13% of random draws would have none"
+        )
+
+
+def test_objects_that_need_not_be_found_do_not_count(tmp_path):
+    (rare, common) = too_rare(dataset(tmp_path, 3, ignored=30))
+    assert rare == ("APr", 3, pytest.approx((57 / 60) ** 60))
+    assert common == ("APc", 0, 1)
