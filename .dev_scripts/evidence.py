@@ -6,8 +6,6 @@ Run ``python .dev_scripts/evidence.py --help`` for what it writes.
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import shutil
 import statistics
 import subprocess
@@ -20,11 +18,12 @@ import numpy as np
 from pages import write_pages
 
 from mmdet_droploss.analysis.gradient_figure import group_medians
-from mmdet_droploss.analysis.gradient_record import load_gradient_record
-from mmdet_droploss.analysis.runs import Method, Run, group_by_name, load_run
+from mmdet_droploss.analysis.protocols import is_made_of
+from mmdet_droploss.analysis.runs import Method, Run, deviation, group_by_name, load_run
 from mmdet_droploss.analysis.study import folder_name, load_study
-from mmdet_droploss.analysis.tables import cell
+from mmdet_droploss.analysis.tables import cell, format_cell
 from mmdet_droploss.annotations import ClassFrequency
+from mmdet_droploss.engine.gradient_record import load_gradient_record
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "evidence"
@@ -106,7 +105,7 @@ def collect(work_dir: Path) -> None:
     for file in STUDIES:
         for job in load_study(file, work_dir).jobs:
             if not job.is_done():
-                print(f"{job.title} is not done")
+                print(job.stale() or f"{job.title} is not done")
                 continue
             if conflict := job.conflict():
                 sys.exit(f"evidence.py: {conflict}")
@@ -130,18 +129,6 @@ def collect(work_dir: Path) -> None:
                 (RESULTS / path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(work_dir / path, RESULTS / path)
     draw()
-
-
-def is_made_of(note: Path, metrics: Path) -> bool:
-    """Whether the numbers by another protocol were made of a test's results as they are now."""
-    if not note.is_file():
-        return False
-    stat = metrics.stat()
-    try:
-        noted = json.loads(note.read_bytes())["results"][metrics.name]
-    except (ValueError, KeyError, TypeError):  # cut short, or of something else
-        return False
-    return noted == [stat.st_size, stat.st_mtime_ns]
 
 
 def draw() -> None:
@@ -182,8 +169,7 @@ def kept_methods(protocol: str) -> dict[str, Method]:
 
 def spread(values: Sequence[float], form: str) -> str:
     """A mean, with the standard deviation if there are several values."""
-    text = format(statistics.fmean(values), form)
-    return text if len(values) < 2 else f"{text} ± {statistics.stdev(values):{form.lstrip('+')}}"
+    return format_cell(statistics.fmean(values), deviation(values), form)
 
 
 def method_rows(names: Sequence[str] | None = None) -> str:
@@ -250,8 +236,7 @@ def gradient_rows() -> str:
                 [getattr(of_run[group], part) for of_run in medians]
                 for part in ("share", "first", "last")
             )
-            share = "–" if any(map(math.isnan, shares)) else spread(shares, ".0f")
-            cells = [share, spread(first, ".1e"), spread(last, ".1e")]
+            cells = [spread(shares, ".0f"), spread(first, ".1e"), spread(last, ".1e")]
             lines.append(f"| {name} | {group} | {len(medians)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -58,7 +58,7 @@ that the backbone starts from torchvision's weights. More about the names: {{doc
 #: What follows the heading of a data set.
 NOTES = {
     "mini-LVIS": "A synthetic data set, which the paper does not have. "
-    "What was measured here is in {doc}`mini_lvis`.\n",
+    "What was measured with them is in [Evidence](evidence.md).\n",
 }
 
 DETECTORS = {"MaskRCNN": "Mask R-CNN", "CascadeRCNN": "Cascade Mask R-CNN"}

@@ -1,4 +1,4 @@
-"""Helpers that several modules share: files that appear whole or not at all."""
+"""Helpers that several modules share: files that appear whole or not at all, and their digests."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import tempfile
 from collections.abc import Iterator
 from typing import BinaryIO
+
+import xxhash
 
 
 @contextlib.contextmanager
@@ -37,3 +39,14 @@ def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
     """Write a whole file by :func:`open_atomically`."""
     with open_atomically(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def file_digest(path: str | os.PathLike) -> str:
+    """A digest of a file's content: at the speed of memory, so it can be taken at every start."""
+    digest = xxhash.xxh3_128()
+    # Read, not mapped: mapped pages would count as memory of this process.
+    with open(path, "rb", buffering=0) as file:
+        chunk = bytearray(1 << 22)
+        while size := file.readinto(chunk):
+            digest.update(memoryview(chunk)[:size])
+    return digest.hexdigest()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
 from small_run import make_data
 
 import mmdet_droploss  # noqa: F401  (registers everything)
@@ -46,6 +49,14 @@ _LONG = (
 )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """The user's cache stays as it is, also in programs; MMEngine's logger is one for a process."""
+    folder = tempfile.TemporaryDirectory(prefix="mmdet_droploss_cache_")
+    config.add_cleanup(folder.cleanup)
+    os.environ["MMDET_DROPLOSS_CACHE"] = folder.name
+    MMLogger.get_instance("tests", logger_name="tests", log_level="INFO")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The long files go first; the rest stays in its order."""
     items.sort(
@@ -63,6 +74,20 @@ def _seeded():
 def _one_thread():
     """Thread pools of parallel test processes fight over the cores."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _scope():
+    """Models are built without a runner, and no runner leaves its scope to the next test."""
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        yield
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """The test's own folder for caches of annotations."""
+    monkeypatch.setenv("MMDET_DROPLOSS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import json
 import multiprocessing
 import os
@@ -26,7 +25,8 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from small_run import CONFIG, ROOT, changes, descendants, free_port, make_data, steps_in
+from scripts import load_script
+from small_run import CONFIG, changes, descendants, free_port, make_data, steps_in
 
 import mmdet_droploss  # noqa: F401  (imported once, here: the trainings are forks of this process)
 from mmdet_droploss.engine.checkpoint_hook import damage
@@ -76,10 +76,7 @@ def train(rank: int, processes: int, port: int, log: Path, arguments: list[str])
     torch.set_num_threads(1)
     ranks = dict(RANK=rank, WORLD_SIZE=processes, LOCAL_RANK=rank, MASTER_PORT=port)
     os.environ.update({name: str(value) for name, value in ranks.items()}, MASTER_ADDR="127.0.0.1")
-    spec = importlib.util.spec_from_file_location("train", ROOT / "tools" / "train.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    script.main(arguments)
+    load_script("tools/train.py").main(arguments)
 
 
 class Training:

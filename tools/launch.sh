@@ -68,6 +68,9 @@ launch() {
             "${RDZV_ENDPOINT:-$addr:$port}; the run begins when all are there, and torchrun gives up" \
             "after 10 minutes" >&2
     fi
+    # What is newer in the work dir is this training's, should torchrun start it again (train.py).
+    MMDET_DROPLOSS_LAUNCHED=$(date +%s)
+    export MMDET_DROPLOSS_LAUNCHED
     exec python -m torch.distributed.run --nnodes "$nnodes" --nproc_per_node "$processes" \
         "${meeting[@]}" "$@" --launcher pytorch
 }

@@ -162,11 +162,10 @@ def digest_of_configs() -> str:
     """A digest of both configs with all that they inherit."""
     from mmengine.config import Config
 
-    texts = [
-        Config.fromfile(ROOT / file, import_custom_modules=False).dump()
-        for file in CONFIGS.values()
-    ]
-    return hashlib.sha256("".join(texts).encode()).hexdigest()
+    from mmdet_droploss.analysis.study import digest_of
+
+    files = [ROOT / file for file in CONFIGS.values()]
+    return digest_of([Config.fromfile(f, import_custom_modules=False).to_dict() for f in files])
 
 
 # ---- the run -------------------------------------------------------------------------------------
@@ -247,7 +246,7 @@ class Quickstart:
             f"images={self.args.images}",
             f"val-images={self.args.val_images}",
             f"data-stamp={data}",
-            f"configs-stamp={digest_of_configs()}",
+            f"settings-stamp={digest_of_configs()}",
         ]
         if not stamp.exists():
             for name in CONFIGS:
@@ -259,9 +258,11 @@ class Quickstart:
             new.write_text("\n".join(options) + "\n")
             new.replace(stamp)
             return
-        there = stamp.read_text().splitlines()
-        if not any(line.startswith("configs-stamp=") for line in there):
-            options.pop()  # earlier versions did not note the configs
+        # Earlier versions noted of the configs nothing, or the text that MMEngine makes of them.
+        lines = stamp.read_text().splitlines()
+        there = [line for line in lines if not line.startswith("configs-stamp=")]
+        if not any(line.startswith("settings-stamp=") for line in there):
+            options.pop()
         if there != options:
             print(
                 f"quickstart: {self.work} was made with other options (< there, > now):",
@@ -357,7 +358,7 @@ class Quickstart:
             say(f"going on from {last}")
         run(
             *("bash", "tools/dist_train.sh", CONFIGS[name], self.processes),
-            *("--work-dir", self.work / name, "--resume", last or "auto"),
+            *("--work-dir", self.work / name, "--resume"),
             *("--cfg-options", *self.common_options(), *self.train_options()),
         )
         if not self.is_trained(name):

@@ -43,7 +43,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mmdet_droploss  # noqa: F401  (before mmdet, which a config may import)
-from mmdet_droploss.analysis.gradient_record import load_gradient_record
 from mmdet_droploss.analysis.protocols import evaluate_again
 from mmdet_droploss.analysis.study import (
     AS_TESTED,
@@ -55,6 +54,7 @@ from mmdet_droploss.analysis.study import (
     load_study,
 )
 from mmdet_droploss.annotations import load_class_frequency
+from mmdet_droploss.engine.gradient_record import load_gradient_record
 from mmdet_droploss.utils import write_atomically
 
 TOOLS = Path(os.path.relpath(Path(__file__).resolve().parent))
@@ -116,6 +116,8 @@ class Runner:
                 return
             begin = time.monotonic()
             if trouble is None:
+                if sentence := job.stale():
+                    self.say(sentence)
                 job.begin()
                 self.say(f"{number}: {progress(job)}; log {job.folder / 'job.log'}")
                 trouble = self._run_commands(job, lock.fileno())
@@ -126,8 +128,7 @@ class Runner:
             self.say(f"{number}: done in {(time.monotonic() - begin) / 60:.1f} min")
 
     def _run_commands(self, job: Job, lock: int) -> str | None:
-        train, test = job.commands(TOOLS)
-        for command in [test] if job.is_trained() else [train, test]:
+        for command in job.commands_left(TOOLS):
             command = [sys.executable if part == "python" else part for part in command]
             with open(job.folder / "job.log", "a") as log:
                 with self._starting:
@@ -145,7 +146,9 @@ class Runner:
             if code:
                 last = (job.folder / "job.log").read_text(errors="replace").strip().splitlines()
                 return f"{job.title} ended with exit status {code}: {last[-1] if last else ''}"
-        return None if job.is_done() else f"{job.title} ended without {job.metrics_file}"
+        if job.is_done():
+            return None
+        return job.stale() or f"{job.title} ended without {job.metrics_file}"
 
 
 def busy(job: Job) -> str:
@@ -170,7 +173,7 @@ def submit(job: Job, partition: str) -> None:
     script = (
         f"exec 9> {shlex.quote(str(job.folder / 'job.lock'))}\n"
         f"flock --nonblock 9 || {{ echo {shlex.quote(busy(job))} >&2; exit 1; }}\n"
-        + " && ".join(shlex.join(command) for command in job.commands(TOOLS))
+        + " && ".join(shlex.join(command) for command in job.commands_left(TOOLS))
     )
     job.begin()
     name = f"{job.folder.parent.name}_{job.folder.name}"
@@ -204,7 +207,7 @@ def write_report(study: Study, out: Path) -> list[str]:
     conflicts = {job: sentence for job in study.jobs if (sentence := job.conflict())}
     done = [job for job in study.jobs if job.is_done() and job not in conflicts]
     missing = [
-        conflicts.get(job, f"{job.title} is not done: {job.folder}")
+        conflicts.get(job) or job.stale() or f"{job.title} is not done: {job.folder}"
         for job in study.jobs
         if job not in done
     ]
@@ -360,7 +363,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if job.is_done():
                     continue
                 if args.print:
-                    print(f"# {job.title}", *map(shlex.join, job.commands(TOOLS)), sep="\n")
+                    print(f"# {job.title}", *map(shlex.join, job.commands_left(TOOLS)), sep="\n")
                 else:
                     submit(job, args.slurm)
             return 0

@@ -21,6 +21,7 @@ import mmdet_droploss  # noqa: F401  (checks the environment before anything slo
 from mmdet_droploss.engine import launched_runner
 from mmdet_droploss.engine.checkpoint_hook import has_checkpoint
 from mmdet_droploss.engine.command_line import config_from, make_parser
+from mmdet_droploss.engine.config_checks import warn_of_batch_size
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -67,11 +68,11 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.record_gradients is not None:
         hook = dict(type="CategoryGradientHook", interval=args.record_gradients)
         cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), hook]
-    if (args.resume == "auto" or _restarts()) and has_checkpoint(cfg):
+    if _has_saved(cfg.work_dir) or (args.resume == "auto" and has_checkpoint(cfg)):
         cfg.resume, cfg.load_from = True, None
     elif args.resume == "auto":
         # At a first start there is nothing to resume from, and the config's load_from counts.
-        cfg.resume = cfg.get("load_from") is None
+        cfg.resume = cfg.get("resume", False) or cfg.get("load_from") is None
     elif args.resume is not None:
         cfg.resume, cfg.load_from = True, args.resume
     return cfg
@@ -80,6 +81,13 @@ def load_config(args: argparse.Namespace) -> Config:
 def _restarts() -> int:
     """How often torchrun (MAX_RESTARTS) has started this training again after a failure."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+
+
+def _has_saved(work_dir: str) -> bool:
+    """Whether a training that torchrun has started again has a checkpoint since it was launched."""
+    launched = float(os.environ.get("MMDET_DROPLOSS_LAUNCHED", 0))  # set by launch.sh
+    last = osp.join(work_dir, "last_checkpoint")
+    return _restarts() > 0 and osp.isfile(last) and osp.getmtime(last) >= launched
 
 
 @record  # so that torchrun ends with the error of the process that failed first
@@ -93,9 +101,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         if _restarts():
             runner.logger.warning(
                 f"torchrun has started this training again after a failure (number {_restarts()} "
-                f"of MAX_RESTARTS): as with --resume, it goes on from the last checkpoint in "
-                f"{folder}, if there is one"
+                f"of MAX_RESTARTS). It goes on from the last checkpoint that it has written to "
+                f"{folder}; if there is none, it begins as it did before"
             )
+        warn_of_batch_size(runner.cfg, runner.world_size)
         runner.train()
 
 

@@ -2,7 +2,7 @@
 
 ``runs`` reads what a training and its test left in a work dir. ``detections`` reads the annotations
 and the results files. ``intervals`` and ``tables`` compare the numbers. ``figures`` and ``gallery``
-draw. ``report`` puts everything into one HTML file. ``gradient_record`` and ``gradient_figure`` are
-the paper's Figure 1. ``proposals`` fits a config to a data set. Nothing of this is imported with
-the package, since only what draws needs matplotlib.
+draw. ``report`` puts everything into one HTML file. ``gradient_figure`` is the paper's Figure 1.
+``proposals`` fits a config to a data set. Nothing of this is imported with the package, since only
+what draws needs matplotlib.
 """

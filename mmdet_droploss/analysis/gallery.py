@@ -61,21 +61,27 @@ class Gallery:
         return sorted(self.detections.content["images"], key=order)[:count]
 
     def pixels(self, image: dict) -> np.ndarray:
-        """The picture as the data pipeline loads it, turned by its EXIF orientation; RGB."""
+        """The picture as the data pipeline loads it, RGB.
+
+        It is turned by its EXIF orientation, unless only as it is stored it has the annotated size.
+        """
         file = find_image(image, self.root)
-        pixels = cv2.imread(str(file))
-        if pixels is None:
+        # The second is mmcv's color_type='color_ignore_orientation'.
+        flags = cv2.IMREAD_COLOR, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        found = [p for flag in flags if (p := cv2.imread(str(file), flag)) is not None]
+        if not found:
             raise InputError(
                 f"{file} is no picture that can be read. Replace it, or leave the pictures out "
                 f"with --images 0"
             )
-        if pixels.shape[:2] != (image["height"], image["width"]):
-            raise InputError(
-                f"{file} has height and width {list(pixels.shape[:2])}, but --ann "
-                f"{self.detections.ann_file} says {[image['height'], image['width']]}. Give the "
-                f"folder of the right pictures with --img-root, or leave them out with --images 0"
-            )
-        return pixels[..., ::-1]
+        for pixels in found:
+            if pixels.shape[:2] == (image["height"], image["width"]):
+                return pixels[..., ::-1]
+        raise InputError(
+            f"{file} has height and width {list(found[0].shape[:2])}, but --ann "
+            f"{self.detections.ann_file} says {[image['height'], image['width']]}. Give the "
+            f"folder of the right pictures with --img-root, or leave them out with --images 0"
+        )
 
     def truth(self, image: dict) -> list[Shape]:
         """The annotated objects of an image."""

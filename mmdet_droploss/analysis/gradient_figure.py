@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..annotations import GROUP_NAMES, ClassFrequency
-from .gradient_record import GradientRecord
+from ..engine.gradient_record import GradientRecord
 
 #: Okabe and Ito's blue, orange and vermilion: told apart also by colour-blind people.
 BLUE, ORANGE, VERMILION = "#0072B2", "#E69F00", "#D55E00"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .runs import Method
 from .settings import Setting, setting_of
+from .tables import NOT_MEASURED, format_cell
 
 #: What the paper's tables have, as titles and as metrics of the kind that is asked for.
 COLUMNS = {
@@ -30,7 +31,6 @@ COLUMNS = {
 #: Data sets that the paper has tables of.
 PAPER_DATA = ("LVIS v0.5", "LVIS v1.0")
 PAPER_RESULTS = Path(__file__).with_name("paper_results.json")
-NOT_MEASURED = "–"
 
 _LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
@@ -67,10 +67,7 @@ class Row:
 
     def cell(self, key: str) -> str:
         """Mean and deviation of a metric, with one decimal as the paper has them."""
-        mean, deviation = self.means[key], self.deviations[key]
-        if math.isnan(mean):
-            return NOT_MEASURED
-        return f"{mean:.1f}" + ("" if math.isnan(deviation) else f" ± {deviation:.1f}")
+        return format_cell(self.means[key], self.deviations[key])
 
 
 def columns(iou_type: str) -> dict[str, str]:

@@ -9,9 +9,8 @@ import numpy as np
 import orjson
 
 from ..annotations import load_class_frequency
-from ..datasets.annotation_cache import file_digest
 from ..evaluation.lvis_evaluator import METRIC_KEYS, category_ap
-from ..utils import write_atomically
+from ..utils import file_digest, write_atomically
 from .detections import Detections
 from .runs import IOU_TITLES, InputError, Run, load_run, training_log
 
@@ -106,3 +105,15 @@ def sources_of(run: Run, iou_types: Sequence[str], ann_file: Path, train_ann: st
         },
         option=orjson.OPT_INDENT_2,
     )
+
+
+def is_made_of(note: Path, metrics: Path) -> bool:
+    """Whether :func:`sources_of` noted a test's results as they are now."""
+    if not note.is_file():
+        return False
+    stat = metrics.stat()
+    try:
+        noted = orjson.loads(note.read_bytes())["results"][metrics.name]
+    except (ValueError, KeyError, TypeError):  # cut short, or of something else
+        return False
+    return noted == [stat.st_size, stat.st_mtime_ns]

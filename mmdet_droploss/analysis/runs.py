@@ -17,7 +17,8 @@ import orjson
 from mmengine.config import Config
 
 from ..annotations import GROUP_NAMES
-from .training_config import loss_of, other_settings, seed_of
+from ..engine.config_checks import kind_of
+from .training_config import loss_config, other_settings, seed_of
 
 #: The numbers that are compared, and the categories that they are about.
 KEYS = ("AP", "APr", "APc", "APf")
@@ -37,12 +38,17 @@ class Annotations(msgspec.Struct, frozen=True):
     sha256: str
 
 
-class _MetricsFile(msgspec.Struct):
+class _Origin(msgspec.Struct):
+    """What numbers are of."""
+
+    annotations: Annotations | None = None
+
+
+class _MetricsFile(_Origin, kw_only=True):
     """What FastLVISMetric writes beside its results."""
 
     metrics: dict[str, float]
     per_category: list[dict[str, Any]]
-    annotations: Annotations | None = None
 
 
 @dataclass(frozen=True)
@@ -99,15 +105,19 @@ class Method:
 
         NaN for a single one, and where there is nothing to measure.
         """
-        values = self.values(key)
-        if len(values) < 2 or any(map(math.isnan, values)):  # of NaN, stdev() raises an error
-            return math.nan
-        return statistics.stdev(values)
+        return deviation(self.values(key))
 
     def category_ap(self, iou_type: str) -> np.ndarray:
         """(C,) AP in percent, the mean over the seeds; NaN where there is nothing to measure."""
         rows = [[category[f"{iou_type}_AP"] for category in run.categories] for run in self.runs]
         return 100 * np.mean(np.array(rows, dtype=float), axis=0)  # None becomes NaN
+
+
+def deviation(values: Sequence[float]) -> float:
+    """The standard deviation of a sample; NaN of a single value, and of NaN."""
+    if len(values) < 2 or any(map(math.isnan, values)):  # of NaN, stdev() raises an error
+        return math.nan
+    return statistics.stdev(values)
 
 
 def percent(value: float) -> float:
@@ -131,8 +141,7 @@ def load_methods(arguments: Sequence[str]) -> list[Method]:
 
     Raises:
         InputError: If there are fewer than two names or too many, or a run cannot be used: it is
-            not tested, given twice, tested on other annotations than most, or no other seed of the
-            first run of its name.
+            not tested, given twice, or no other seed of the first run of its name.
     """
     folders = parse_arguments(arguments)
     if len(folders) < 2:
@@ -145,8 +154,6 @@ def load_methods(arguments: Sequence[str]) -> list[Method]:
             run = load_run(name, folder)
             check_is_another(run, runs)
             runs.append(run)
-    for _, sentence in on_other_annotations(runs):
-        raise InputError(sentence)
     return group_by_name(runs)
 
 
@@ -349,6 +356,14 @@ def load_run(name: str, folder: Path) -> Run:
     )
 
 
+def annotations_of(metrics_file: Path) -> Annotations | None:
+    """What a test was of; None if the file does not tell, or is broken, which its readers say."""
+    try:
+        return msgspec.json.decode(metrics_file.read_bytes(), type=_Origin).annotations
+    except msgspec.DecodeError:
+        return None
+
+
 def check_category_rows(file: Path, rows: list[dict], key: str) -> None:
     """Refuse a table of categories without numbers."""
     for index, row in enumerate(rows):
@@ -431,7 +446,7 @@ def facts_of(run: Run) -> dict[str, str]:
         "pace": f"{statistics.median(times):.2f} s" if times else "unknown",
     }
     if run.config is not None:
-        facts["loss"] = loss_of(run.config)
+        facts["loss"] = kind_of(loss_config(run.config)) or "unknown"
         seed = seed_of(run.config)
         facts["seed"] = "random" if seed is None else str(seed)
     return facts

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from mmengine.config import Config
 
+from ..engine.config_checks import kind_of
 from .runs import Method
-from .training_config import loss_config, type_name
+from .training_config import loss_config
 
 #: The parameter of the losses that have one to tune, in Figures 2 and 3.
 PARAMETERS = {"BEQL": "log_base", "FixedDropLoss": "drop_ratio"}
@@ -62,7 +63,7 @@ def setting_of(method: Method) -> Setting:
 def from_config(config: Config) -> Setting:
     """Read the config of a training."""
     loss = loss_config(config)
-    name = type_name(loss.get("type", "unknown"))
+    name = kind_of(loss) or "unknown"
     if name == "CrossEntropyLoss" and loss.get("use_sigmoid"):
         name = "SigmoidBCELoss"
     model = config.get("model") or {}
@@ -70,7 +71,7 @@ def from_config(config: Config) -> Setting:
         name,
         parameter_of(name, loss),
         repeats_images(config.get("train_dataloader") or {}),
-        "Cascade" in type_name((model.get("roi_head") or {}).get("type", "")),
+        "Cascade" in kind_of(model.get("roi_head") or {}),
         (model.get("backbone") or {}).get("depth"),
     )
 
@@ -89,8 +90,7 @@ def parameter_of(name: str, loss: dict) -> float | None:
 
 def repeats_images(dataloader: dict) -> bool:
     """Whether a data loader does repeat factor sampling, by its sampler or by its data set."""
-    sampler = type_name((dataloader.get("sampler") or {}).get("type", ""))
-    dataset = type_name((dataloader.get("dataset") or {}).get("type", ""))
+    sampler, dataset = (kind_of(dataloader.get(part) or {}) for part in ("sampler", "dataset"))
     return "RepeatFactor" in sampler or dataset == "ClassBalancedDataset"
 
 

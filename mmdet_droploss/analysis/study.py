@@ -7,6 +7,7 @@ import functools
 import hashlib
 import io
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,9 @@ import mmengine
 import orjson
 from mmengine.config import Config
 
-from ..datasets.annotation_cache import file_digest
 from ..engine.command_line import make_parser
-from ..utils import write_atomically
-from .runs import InputError, load_config
+from ..utils import file_digest, write_atomically
+from .runs import InputError, annotations_of, load_config
 from .training_config import other_settings, seed_of
 
 DEFAULTS = dict(seeds=[0], processes=1, options={}, record_gradients=None, protocols={}, compare=[])
@@ -95,49 +95,58 @@ class Job:
         )
 
     def is_done(self) -> bool:
-        """Whether it is tested. The checkpoint may have been deleted since."""
-        if not self.metrics_file.is_file():
+        """Whether it is tested on what is in ``val_ann``. The checkpoint may have been deleted."""
+        if not self.metrics_file.is_file() or self.stale():
             return False
         checkpoint = self.checkpoint()
         written = self.metrics_file.stat().st_mtime_ns
         return not checkpoint.is_file() or written > checkpoint.stat().st_mtime_ns
 
+    def stale(self) -> str | None:
+        """Why its numbers are not of ``val_ann``; those of earlier versions are believed to be."""
+        of = annotations_of(self.metrics_file) if self.metrics_file.is_file() else None
+        val_ann = self.annotations["val_ann"]
+        if of is None or of.sha256 == content_of(val_ann, sha256_of):
+            return None
+        return (
+            f"{self.title}: {self.metrics_file} is of {of.file} (sha256 {of.sha256[:8]}...), not "
+            f"of val_ann {val_ann} as it is now; it has to be tested again, and if that changes "
+            f"nothing, test_evaluator and val_ann have to name the same file"
+        )
+
     def stamp(self) -> dict[str, Any]:
-        """What its results depend on."""
-        text = self.settings.dump()
+        """What its training depends on; what its test does, :meth:`stale` looks at."""
         return {
             "config": self.config.name,
             "options": self.options,
             "seed": self.seed,
             "processes": self.processes,
-            "sha256 of the settings": hashlib.sha256(text.encode()).hexdigest(),
-            **{f"content of {key}": content_of(path) for key, path in self.annotations.items()},
+            "digest of the settings": digest_of(self.settings.to_dict()),
+            "content of train_ann": content_of(self.annotations["train_ann"]),
         }
 
     def begin(self) -> None:
-        """Make the folder, and note there what its results depend on."""
+        """Make the folder, and note there what its training depends on."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.folder / "job.json", orjson.dumps(self.stamp()))
 
     def conflict(self) -> str | None:
         """Why what the folder holds is not of this job: it was begun with other settings.
 
-        A folder without :meth:`begin`'s note, as commands run by hand leave it, is judged by the
-        config that its training left.
+        A folder without :meth:`begin`'s note, as commands run by hand leave it, or with that of an
+        earlier version, which had no digest of the settings but of MMEngine's text of them, is
+        judged by the config that its training left.
         """
         note = self.folder / "job.json"
-        if not note.is_file():
-            return self._conflict_of_training()
-        there, now = orjson.loads(note.read_bytes()), self.stamp()
-        # Earlier versions did not note the annotations.
-        unknown = {f"content of {key}" for key in self.annotations} - there.keys()
-        different = [key for key in now if key not in unknown and there.get(key) != now[key]]
-        if not different:
-            return None
-        return (
-            f"{self.title}: {self.folder} was begun with another {' and another '.join(different)} "
-            f"({note}); give another --work-dir, or delete the folder"
-        )
+        there = orjson.loads(note.read_bytes()) if note.is_file() else {}
+        different = [key for key, value in self.stamp().items() if there.get(key, value) != value]
+        if different:
+            return (
+                f"{self.title}: {self.folder} was begun with another "
+                f"{' and another '.join(different)} ({note}); give another --work-dir, or delete "
+                f"the folder"
+            )
+        return None if "digest of the settings" in there else self._conflict_of_training()
 
     def _conflict_of_training(self) -> str | None:
         try:
@@ -181,17 +190,32 @@ class Job:
             ["bash", str(tools / "dist_test.sh"), *test],
         ]
 
+    def commands_left(self, tools: Path) -> list[list[str]]:
+        """Those that are not done: of one that is trained, the test."""
+        return self.commands(tools)[1 if self.is_trained() else 0 :]
 
-def content_of(file: str) -> str:
+
+def digest_of(settings: Any) -> str:
+    """A digest of a config's values, whatever the order of its keys and the text of its dump."""
+    option = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
+    return hashlib.sha256(orjson.dumps(settings, default=str, option=option)).hexdigest()
+
+
+def content_of(file: str, digest: Callable[[str], str] = file_digest) -> str:
     """A digest of a file's content."""
     stat = Path(file).stat()
-    return _digest(file, stat.st_size, stat.st_mtime_ns)
+    return _digest(digest, file, stat.st_size, stat.st_mtime_ns)
 
 
 @functools.lru_cache
-def _digest(file: str, size: int, time: int) -> str:
+def _digest(digest: Callable[[str], str], file: str, size: int, time: int) -> str:
     """Once as long as the file is not written: every job asks several times, LVIS is large."""
-    return file_digest(file)
+    return digest(file)
+
+
+def sha256_of(file: str) -> str:
+    """As a test notes it of its annotations."""
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
 def as_text(value: Any) -> str:

@@ -9,13 +9,21 @@ from typing import Any
 from .intervals import Difference
 from .runs import IOU_TITLES, KEY_TITLES, KEYS, Method
 
+NOT_MEASURED = "–"
+
+
+def format_cell(mean: float, deviation: float, form: str = ".1f") -> str:
+    """A mean, with its deviation if there is one; a dash if there is nothing to measure."""
+    if math.isnan(mean):
+        return NOT_MEASURED
+    if math.isnan(deviation):
+        return f"{mean:{form}}"
+    return f"{mean:{form}} ± {deviation:{form.removeprefix('+')}}"
+
 
 def cell(method: Method, key: str) -> str:
     """A metric of one name, with the deviation over its seeds if there are several."""
-    mean, deviation = method.mean(key), method.deviation(key)
-    if math.isnan(mean):
-        return "–"
-    return f"{mean:.1f}" + ("" if math.isnan(deviation) else f" ± {deviation:.1f}")
+    return format_cell(method.mean(key), method.deviation(key))
 
 
 def build_table(

@@ -6,6 +6,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ..engine.config_checks import kind_of
 from ..engine.settings_difference import TRAINING, difference
 
 #: Custom hooks that only look at a training: a seed may have them and another not.
@@ -15,22 +16,12 @@ _ONLOOKERS = {
 }
 
 
-def type_name(value: Any) -> str:
-    """The class that a config's ``type`` means, without scope or module: ``mmdet.BEQL`` is BEQL."""
-    return str(value).rpartition(".")[2]
-
-
 def loss_config(config: Config) -> dict:
     """The classification loss's entry, of a detector with RoI head or without; may be empty."""
     model = config.get("model") or {}
     head = (model.get("roi_head") or {}).get("bbox_head") or model.get("bbox_head") or {}
     head = head[0] if isinstance(head, list) else head  # a cascade has one for each stage
     return head.get("loss_cls") or {}
-
-
-def loss_of(config: Config) -> str:
-    """The type of the classification loss."""
-    return str(loss_config(config).get("type", "unknown"))
 
 
 def seed_of(config: Config) -> int | None:
@@ -56,6 +47,6 @@ def _training(config: Config) -> dict[str, Any]:
     hooks, scaling = config.get("custom_hooks") or [], config.get("auto_scale_lr") or {}
     return {
         **{key: config.get(key) for key in TRAINING},
-        "custom_hooks": [h for h in hooks if type_name(h.get("type")) not in _ONLOOKERS],
+        "custom_hooks": [hook for hook in hooks if kind_of(hook) not in _ONLOOKERS],
         "auto_scale_lr": scaling if scaling.get("enable") else None,
     }

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from mmengine.logging import print_log
 
-from .reader import AnnotationFile, Document, index_annotations, read_document
+from .reader import AnnotationFile, Document, decode_document, index_annotations
 from .rule import CROWD, REASONS, describe_left_out
 
 #: Names that ``class_freq`` takes for the figures bundled with the package.
@@ -186,12 +186,13 @@ def _read(path: str, stamp: tuple[int, int] | None) -> ClassFrequency:
 
     who = f"class_freq={path!r}"
     with fileio.get_local_path(path) as local_path:
-        document = read_document(
-            local_path,
-            who,
-            "is not of a known format, that is, not an LVIS or COCO annotation file nor one that "
-            "class_frequency.py writes",
-        )
+        text = Path(local_path).read_bytes()
+    document = decode_document(
+        text,
+        who,
+        "is not of a known format, that is, not an LVIS or COCO annotation file nor one that "
+        "class_frequency.py writes",
+    )
     if document.image_count is not None:
         return _from_small_json(document, path)
     if document.annotations is None or document.categories is None:
@@ -203,7 +204,7 @@ def _read(path: str, stamp: tuple[int, int] | None) -> ClassFrequency:
         )
     if not document.categories:
         raise ValueError(f"{who} has no categories")
-    file = index_annotations(document, path, who)
+    file = index_annotations(document, text, path, who)
     left_out = np.bincount(file.left_out, minlength=len(REASONS))
     if sentence := describe_left_out(left_out):
         level = logging.WARNING if left_out[1:CROWD].any() else logging.INFO
@@ -215,15 +216,27 @@ def count(file: AnnotationFile) -> ClassFrequency:
     """The frequencies in an annotation file, over the annotations that are trained on."""
     num_classes = len(file.categories)
     labels, images = file.category_of[file.counts], file.image_of[file.counts]
-    pairs = np.unique(images * num_classes + labels)  # each category once an image
     return ClassFrequency(
-        np.bincount(pairs % num_classes, minlength=num_classes),
+        images_of_each(labels, images, num_classes),
         len(np.unique(images)),
         np.bincount(labels, minlength=num_classes),
         file.category_names,
         file.name,
         tuple(category["id"] for category in file.categories),
     )
+
+
+def images_of_each(labels: np.ndarray, image_of: np.ndarray, num_classes: int) -> np.ndarray:
+    """(C,) int64, the number of images that contain each category.
+
+    Args:
+        labels: (instances,) whole numbers below C.
+        image_of: (instances,) int64, the image of each, a number from 0 on.
+        num_classes: C.
+    """
+    pairs = np.sort(image_of * num_classes + labels)  # np.unique takes 25 times as long
+    pairs = pairs[np.diff(pairs, prepend=-1) > 0]  # each category once an image
+    return np.bincount(pairs % num_classes, minlength=num_classes)
 
 
 def _from_small_json(content: Document, path: str) -> ClassFrequency:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 #: The lists, and what it means that an image has none.
@@ -12,7 +12,7 @@ _MEANING = {
 }
 
 
-def remarks_on_lists(images: Sequence[dict], known: Collection[int], who: str) -> Iterator[str]:
+def remarks_on_lists(images: Sequence[dict], known: Iterable[int], who: str) -> Iterator[str]:
     """Say what is missing, empty everywhere or not known.
 
     Args:
@@ -23,6 +23,7 @@ def remarks_on_lists(images: Sequence[dict], known: Collection[int], who: str) -
     Raises:
         ValueError: If something is no list of ids.
     """
+    known = set(known)  # a difference from anything else goes through all of it, for each list
     if all(image.get("neg_category_ids") == [] for image in images):
         yield (
             f"{who}: neg_category_ids of every image is empty, so a false detection of a category "

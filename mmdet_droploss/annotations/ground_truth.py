@@ -6,7 +6,6 @@ Which annotations count is lvis-api's rule: those of a listed image and category
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from mmengine.logging import print_log
 
 from .class_frequency import GROUP_NAMES, load_class_frequency
 from .federated import describe_image, remarks_on_lists
-from .names import Categories, difference
+from .names import Categories, difference, repeated_name
 from .pictures import RULES
 from .reader import garbage_collection_paused, read_annotation_file
 from .segmentations import FATAL, HARMLESS, problem_of
@@ -104,7 +103,7 @@ class GroundTruth:
                     f"ann_file={ann_file!r} does not exist (working directory: {os.getcwd()})"
                 )
             self._file = read_annotation_file(path, ann_file, bool(iou_types))
-            self.sha256 = _sha256_of(path)
+        self.sha256 = self._file.sha256
         self.ann_file = ann_file
         self._who = f"ann_file={ann_file!r}"
         self.categories = [dict(category) for category in self._file.categories]
@@ -117,7 +116,7 @@ class GroundTruth:
                 raise ValueError(f"{self._who} has no {key}: there is nothing to evaluate")
         self.names = self._names()
         if iou_types:
-            for sentence in remarks_on_lists(self._file.images, self.label_of.keys(), self._who):
+            for sentence in remarks_on_lists(self._file.images, self.label_of, self._who):
                 self._warn(sentence)
             self._set_groups(class_freq, check_classes)
             if "segm" in iou_types:
@@ -169,14 +168,14 @@ class GroundTruth:
         index = self._index[image_id]
         image = self._file.images[index]
         if "neg_category_ids" not in image:
-            present = np.unique(self._file.category_of[self._of_image(index)])
+            present = np.unique(self._file.category_of[self._file.indices_of(index)])
             present = present[present >= 0]
             image = {**image, "neg_category_ids": np.delete(self.category_ids, present).tolist()}
         return {"not_exhaustive_category_ids": [], **image}
 
     def annotations(self, image_id: int) -> list[dict[str, Any]]:
         """The annotations of an image that count."""
-        indices = self._of_image(self._index[image_id])
+        indices = self._file.indices_of(self._index[image_id])
         return [_decode(self._file.raw[index]) for index in indices[self._counts[indices]].tolist()]
 
     def content(self) -> dict[str, list]:
@@ -188,33 +187,24 @@ class GroundTruth:
             "categories": self.categories,
         }
 
-    def _of_image(self, index: int) -> np.ndarray:
-        """Which annotations an image has, in the order of the file."""
-        return self._file.order[self._file.ends[index] : self._file.ends[index + 1]]
-
     def _warn(self, text: str) -> None:
         print_log(text, "current", logging.WARNING)
 
     def _names(self) -> list[str | None]:
         names = [category.get("name") for category in self.categories]
-        nameless = [c["id"] for c, name in zip(self.categories, names, strict=True) if name is None]
+        nameless = [c["id"] for c in self.categories if c.get("name") is None]
         if nameless:
             self._warn(
                 f"{self._who}: {len(nameless)} categories have no name, the first is id "
                 f"{nameless[0]}; tables show their ids, and their order cannot be compared with "
                 f"that of the training"
             )
-        names = [None if name is None else str(name) for name in names]
-        first: dict[str, int] = {}
-        for label, name in enumerate(names):
-            if name is not None and first.setdefault(name, label) != label:
-                ids = self.categories[first[name]]["id"], self.categories[label]["id"]
-                self._warn(
-                    f"{self._who}: categories id {ids[0]} and id {ids[1]} are both called "
-                    f"{name!r}; they are evaluated apart, but tables cannot tell which is which"
-                )
-                break
-        return names
+        shown = tuple(str(c["id"] if c.get("name") is None else c["name"]) for c in self.categories)
+        if repeated := repeated_name(Categories(self._who, len(shown), shown)):
+            self._warn(
+                f"{repeated}; they are evaluated apart, but tables cannot tell which is which"
+            )
+        return [None if name is None else str(name) for name in names]
 
     def _set_groups(self, class_freq: Any, check_classes: bool) -> None:
         """Give each category its group, from ``class_freq`` or in the letters of lvis-api."""
@@ -408,14 +398,6 @@ class _RunLengths(msgspec.Struct, gc=False):
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 _decode_shape = msgspec.json.Decoder(_Shape).decode
 _decode_mask = msgspec.json.Decoder(list[list[float]] | _RunLengths | None).decode
-
-
-def _sha256_of(path: str | os.PathLike) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _stem(path: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import hashlib
 import itertools
 import math
 import operator
@@ -72,12 +73,13 @@ class AnnotationFile:
 
     Args:
         name: What error messages call it.
+        text: The file, as it was read.
         images: The entries of ``images``, in the order of the file.
         categories: The entries of ``categories``, in the order of the file.
         image_of: (A,) int64, for each annotation the index into ``images``; -1 if there is none.
         category_of: (A,) int64, for each annotation the index into ``categories``, -1 if none.
         is_crowd: (A,) bool.
-        raw: A slices of JSON text.
+        raw: A slices of ``text``.
         order: (A,) int64, the annotations sorted by image.
         ends: (M + 1,) int64, where in ``order`` those of each image end; the first entry is for
             annotations without an image.
@@ -87,6 +89,7 @@ class AnnotationFile:
     """
 
     name: str
+    text: bytes
     images: list[dict[str, Any]]
     categories: list[dict[str, Any]]
     image_of: np.ndarray
@@ -102,6 +105,11 @@ class AnnotationFile:
     def counts(self) -> np.ndarray:
         """(A,) bool, which annotations are trained on, and so counted."""
         return self.left_out == 0
+
+    @property
+    def sha256(self) -> str:
+        """The digest of what was read, in hexadecimal digits; it takes seconds for LVIS v1."""
+        return hashlib.sha256(self.text).hexdigest()
 
     @property
     def category_names(self) -> tuple[str, ...] | None:
@@ -152,8 +160,9 @@ def read_annotation_file(
     """
     name = os.fspath(path) if name is None else name
     who = f"ann_file={name!r}"
-    document = read_document(path, who, f"is {_NO_ANNOTATION_FILE}")
-    return index_annotations(document, name, who, require_annotations)
+    text = Path(path).read_bytes()
+    document = decode_document(text, who, f"is {_NO_ANNOTATION_FILE}")
+    return index_annotations(document, text, name, who, require_annotations)
 
 
 _NO_ANNOTATION_FILE = (
@@ -173,20 +182,20 @@ def read_categories(path: str | os.PathLike, who: str) -> list[dict[str, Any]]:
     return content.categories
 
 
-def read_document(path: str | os.PathLike, who: str, is_not: str) -> Document:
+def decode_document(text: bytes, who: str, is_not: str) -> Document:
     """Decode a file's lists, the annotations as slices of its text.
 
     Args:
-        path: A local file.
+        text: The file.
         who: Begins the messages: which file.
         is_not: What the messages say of JSON of another type.
     """
     with garbage_collection_paused():
-        return decode_json(Path(path).read_bytes(), Document, who, is_not)
+        return decode_json(text, Document, who, is_not)
 
 
 def index_annotations(
-    document: Document, name: str, who: str, require_annotations: bool = True
+    document: Document, text: bytes, name: str, who: str, require_annotations: bool = True
 ) -> AnnotationFile:
     """Make the index of :func:`read_annotation_file`."""
     images, categories, raw = document.images, document.categories, document.annotations
@@ -214,6 +223,7 @@ def index_annotations(
     order = np.argsort(image_of, kind="stable")
     return AnnotationFile(
         name,
+        text,
         images,
         categories,
         image_of,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 #: Why an annotation is not trained on. The index is the code in :func:`why_left_out`, 0 is "it is".
@@ -61,6 +63,15 @@ def why_left_out(
         is_crowd,
     )
     return np.select(reasons, list(np.arange(1, len(REASONS), dtype=np.uint8)), np.uint8(0))
+
+
+def trained_labels(data_info: dict[str, Any]) -> list[int]:
+    """The labels of an item of a data set that are trained on: mmdet marks crowd regions.
+
+    Args:
+        data_info: As mmdet's ``parse_data_info`` returns it.
+    """
+    return [each["bbox_label"] for each in data_info["instances"] if not each.get("ignore_flag")]
 
 
 def describe_left_out(counts: np.ndarray) -> str:

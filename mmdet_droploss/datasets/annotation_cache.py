@@ -28,10 +28,10 @@ import xxhash
 from mmengine.logging import print_log
 
 from ..annotations.progress import INTERVAL
-from ..utils import current_umask
+from ..utils import current_umask, file_digest
 
 #: Part of every key. Raise it whenever the same key would give other bytes.
-FORMAT = 3
+FORMAT = 4
 
 #: Environment variable that says where the cache is.
 CACHE_VARIABLE = "MMDET_DROPLOSS_CACHE"
@@ -40,7 +40,6 @@ _INDEX = "entry.json"
 _RECORDS = "records.bin"
 _FACTS = "facts.json"
 _ARRAYS = ("record_ends", "labels", "label_ends", "category_ids")
-_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -123,17 +122,6 @@ def load_or_pack(
             level=logging.WARNING,
         )
     return pack(parse(None)) if packed is None else packed
-
-
-def file_digest(path: str | os.PathLike) -> str:
-    """A digest of a file's content: at the speed of memory, so it can be taken at every start."""
-    digest = xxhash.xxh3_128()
-    # Read, not mapped: mapped pages would count as memory of this process.
-    with open(path, "rb", buffering=0) as file:
-        chunk = bytearray(_CHUNK)
-        while size := file.readinto(chunk):
-            digest.update(memoryview(chunk)[:size])
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

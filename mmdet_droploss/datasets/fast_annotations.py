@@ -7,7 +7,7 @@ import hashlib
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,14 @@ from mmengine import fileio
 from mmengine.dataset import BaseDataset, force_full_init
 from mmengine.logging import print_log
 
+from ..annotations.class_frequency import images_of_each
 from ..annotations.pictures import PictureRule
 from ..annotations.progress import track
 from ..annotations.reader import AnnotationFile, garbage_collection_paused, read_annotation_file
-from ..annotations.rule import CROWD
+from ..annotations.rule import CROWD, trained_labels
 from ..annotations.segmentations import FATAL, SegmentationProblems, problem_of
-from .annotation_cache import Parsed, file_digest, load_or_pack, pack
+from ..utils import file_digest
+from .annotation_cache import Parsed, load_or_pack, pack
 from .picture_size import insert_size_check
 from .remarks import (
     count_filtered,
@@ -39,6 +41,9 @@ _LOADED = (0, CROWD)
 
 #: Classes whose code, beside this package's, decides the items.
 _UPSTREAM = (BaseDataset, BaseDetDataset, CocoDataset, LVISV05Dataset, LVISV1Dataset)
+
+#: The labels of the images one after another, and where those of each image end.
+PackedLabels = tuple[np.ndarray, np.ndarray]
 
 if TYPE_CHECKING:  # what it is mixed into
     from mmdet.datasets import BaseDetDataset as _DetDataset
@@ -72,7 +77,7 @@ class FastAnnotations(_DetDataset):
 
     With ``serialize_data=False``, ``proposal_file``, ``return_classes=True`` or an overridden
     ``load_data_list`` the items are Python objects in every process, as in mmdet; only the parsing
-    is fast then.
+    is fast then. What is amiss is not looked for if ``load_data_list`` does not call this one.
 
     A label is the place of a category in the file, whatever its name; ``CategoryCheckHook``
     compares the names at the start of a run. What is not trained on is counted and said at every
@@ -116,8 +121,7 @@ class FastAnnotations(_DetDataset):
         self.cache = cache
         self.broken_masks = broken_masks
         self.check_picture_size = check_picture_size
-        self._labels: np.ndarray | None = None
-        self._label_ends: np.ndarray | None = None
+        self._labels: PackedLabels | None = None
         self._facts: dict[str, Any] = {}
         super().__init__(*args, **kwargs)
         if check_picture_size and not insert_size_check(self.pipeline, str(self.ann_file)):
@@ -169,7 +173,7 @@ class FastAnnotations(_DetDataset):
         self._set_categories(packed.category_ids.tolist())
         self.data_list: list = []
         self.data_bytes, self.data_address = packed.records, packed.record_ends
-        self._labels, self._label_ends = packed.labels, packed.label_ends
+        self._labels = packed.labels, packed.label_ends
         self._facts = packed.facts
         self._fully_initialized = True
         self._tell()
@@ -179,16 +183,22 @@ class FastAnnotations(_DetDataset):
         """The names of the file's categories in label order; None if one has none."""
         if "category_names" not in self._facts:
             self.full_init()
-        names = self._facts["category_names"]
+        names = self._facts.get("category_names")
         return None if names is None else tuple(names)
 
     def image_count(self) -> np.ndarray:
         """(C,) int64, the number of images in which each category is trained on."""
-        if self.labels_by_image() is not None:
-            return np.array(self._facts["image_count"], np.int64)
+        return self._count(self.labels_by_image(), self.get_cat_ids)
+
+    def _count(self, packed: PackedLabels | None, labels_of: Callable[[int], Any]) -> np.ndarray:
+        """See ``image_count``; ``labels_of`` an image is asked only if there is nothing packed."""
+        if packed is not None:
+            labels, ends = packed
+            image_of = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0))
+            return images_of_each(labels, image_of, len(self.cat_ids))
         counts = np.zeros(len(self.cat_ids), np.int64)
         for index in range(len(self)):
-            counts[list(set(self.get_cat_ids(index)))] += 1
+            counts[list(set(labels_of(index)))] += 1
         return counts
 
     @force_full_init
@@ -203,7 +213,7 @@ class FastAnnotations(_DetDataset):
         return data_info
 
     @force_full_init
-    def labels_by_image(self) -> tuple[np.ndarray, np.ndarray] | None:
+    def labels_by_image(self) -> PackedLabels | None:
         """The labels that are trained on, for samplers: no image needs to be decoded for them.
 
         Returns:
@@ -211,17 +221,13 @@ class FastAnnotations(_DetDataset):
             those of each image end; None if they are not at hand (in a subset, where the items
             are not packed, and where a subclass has labels of its own).
         """
-        if self._labels is None or self._label_ends is None:
-            return None
-        if self._overrides("get_cat_ids", "get_data_info"):
-            return None
-        return self._labels, self._label_ends
+        return None if self._overrides("get_cat_ids", "get_data_info") else self._labels
 
     def get_cat_ids(self, idx: int) -> list[int]:
         """The labels that are trained on in an image: unlike mmdet's, without crowd regions."""
         packed = self.labels_by_image()
         if packed is None:
-            return _labels_of(self.get_data_info(idx))
+            return trained_labels(self.get_data_info(idx))
         labels, ends = packed
         idx = range(len(self))[idx]
         return labels[ends[idx - 1] if idx > 0 else 0 : ends[idx]].tolist()
@@ -229,12 +235,12 @@ class FastAnnotations(_DetDataset):
     def get_subset_(self, indices: Sequence[int] | int) -> None:
         """See ``BaseDataset.get_subset_``."""
         super().get_subset_(indices)
-        self._labels = self._label_ends = None
+        self._labels = None
 
     def get_subset(self, indices: Sequence[int] | int) -> FastAnnotations:
         """See ``BaseDataset.get_subset``."""
         subset = super().get_subset(indices)
-        subset._labels = subset._label_ends = None
+        subset._labels = None
         return subset
 
     def filter_data(self) -> list[dict[str, Any]]:
@@ -303,11 +309,7 @@ class FastAnnotations(_DetDataset):
         self, annotations: AnnotationFile, chosen: np.ndarray, progress: os.PathLike | None
     ) -> Iterator[tuple[bytes, list[int]]]:
         encode = msgspec.msgpack.Encoder().encode
-        image_count = [0] * len(self.cat_ids)
         for data_info in self._data_infos(annotations, chosen, progress):
-            labels = _labels_of(data_info)
-            for label in set(labels):
-                image_count[label] += 1
             try:
                 record = encode(data_info)
             except OverflowError as error:
@@ -315,8 +317,7 @@ class FastAnnotations(_DetDataset):
                     f"ann_file={self.ann_file!r}: image id {data_info['img_id']} or an annotation "
                     f"of it has a number that is far too large: {error}"
                 ) from None
-            yield record, labels
-        self._facts["image_count"] = image_count
+            yield record, trained_labels(data_info)
 
     def _read(self, path: str) -> AnnotationFile:
         # LVIS's test sets have images and categories only.
@@ -417,6 +418,9 @@ class FastAnnotations(_DetDataset):
 
     def _tell(self) -> None:
         """Say what is left out, and refuse what cannot be trained on."""
+        if "left_out" not in self._facts:
+            own = f"{type(self).__name__} has its own load_data_list"
+            return self._say(f"{own}; what is amiss with the file is not looked for", logging.INFO)
         remarks = [*remarks_on_file(self._facts), *remarks_on_filter(self._facts, self.filter_cfg)]
         if self._loads_masks:
             polygons_only = any(
@@ -432,19 +436,14 @@ class FastAnnotations(_DetDataset):
                 f"{len(self)} of its {self._facts['num_images']} images are used "
                 f"(filter_cfg={self.filter_cfg}, indices={self._indices})"
             )
+            # As loaded: a subclass's methods may need what its constructor has not set yet.
+            counts = self._count(
+                self._labels, lambda i: trained_labels(FastAnnotations.get_data_info(self, i))
+            )
             for text, level in remarks_on_categories(
-                self._facts, str(self.ann_file), self.image_count(), self.cat_ids, options
+                self._facts, str(self.ann_file), counts, self.cat_ids, options
             ):
                 self._say(text, level)
 
     def _say(self, text: str, level: int) -> None:
         print_log(f"{self.ann_file}: {text}", logger="current", level=level)
-
-
-def _labels_of(data_info: dict[str, Any]) -> list[int]:
-    """The labels that are trained on: mmdet marks crowd regions to be ignored."""
-    return [
-        instance["bbox_label"]
-        for instance in data_info["instances"]
-        if not instance.get("ignore_flag")
-    ]

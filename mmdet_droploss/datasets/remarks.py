@@ -86,6 +86,8 @@ def remarks_on_file(facts: dict[str, Any]) -> Iterator[Remark]:
 
 def remarks_on_filter(facts: dict[str, Any], filter_cfg: Mapping | None) -> Iterator[Remark]:
     """How many images ``filter_cfg`` leaves out, and why."""
+    if "filtered" not in facts:  # a subclass with its own filter_data
+        return
     small, other = facts["filtered"]["small"], facts["filtered"]["other"]
     options = dict(filter_cfg or {})
     parts = [f"{small} less than {options.get('min_size')} pixels wide or high"] * (small > 0)

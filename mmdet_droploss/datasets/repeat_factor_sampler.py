@@ -17,6 +17,9 @@ from mmengine.dist import get_dist_info, sync_random_seed
 from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import ConcatDataset, Sampler
 
+from ..annotations.class_frequency import images_of_each
+from ..annotations.rule import trained_labels
+
 
 def repeat_factors(labels: np.ndarray, ends: np.ndarray, threshold: float) -> np.ndarray:
     """How often each image is to be seen in a pass over the data set.
@@ -33,11 +36,8 @@ def repeat_factors(labels: np.ndarray, ends: np.ndarray, threshold: float) -> np
         (M,) float64, r(I) >= 1.
     """
     num_images = len(ends)
-    counts = np.diff(ends, prepend=0)
-    num_classes = int(labels.max(initial=-1)) + 1
-    image_of = np.repeat(np.arange(num_images), counts)
-    pairs = np.unique(image_of * max(num_classes, 1) + labels)  # each category once an image
-    image_count = np.bincount(pairs % max(num_classes, 1), minlength=num_classes)
+    image_of = np.repeat(np.arange(num_images), np.diff(ends, prepend=0))
+    image_count = images_of_each(labels, image_of, int(labels.max(initial=0)) + 1)
     with np.errstate(divide="ignore", invalid="ignore"):  # labels that do not occur
         of_category = np.maximum(1, np.sqrt(threshold * num_images / image_count))
     factors = np.ones(num_images)
@@ -58,7 +58,8 @@ class RepeatFactorSampler(Sampler[int]):
 
     Args:
         dataset: If it has ``labels_by_image`` (the data sets of this package have), no image has to
-            be decoded; otherwise ``get_cat_ids`` is called for each.
+            be decoded; otherwise ``get_cat_ids`` is called for each. Only mmdet's own is replaced,
+            as it tells crowd regions as well, which are not trained on.
         threshold: t, the share of images below which a category is repeated. LVIS's own is 1e-3;
             the released configs of EQL and DropLoss use 5e-4.
         infinite: True for iteration-based loops: the sequence never ends. False for epoch-based
@@ -148,7 +149,6 @@ def _labels_by_image(dataset: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def _labels_of(dataset: Any, index: int) -> list[int]:
     """The labels of an image that are trained on: mmdet's get_cat_ids has crowd regions as well."""
-    if isinstance(dataset, BaseDetDataset):
-        instances = dataset.get_data_info(index)["instances"]
-        return [each["bbox_label"] for each in instances if not each.get("ignore_flag")]
+    if getattr(type(dataset), "get_cat_ids", None) is BaseDetDataset.get_cat_ids:
+        return trained_labels(dataset.get_data_info(index))
     return dataset.get_cat_ids(index)

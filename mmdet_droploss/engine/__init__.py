@@ -3,10 +3,10 @@
 from .category_check import CategoryCheckHook
 from .category_gradient_hook import CategoryGradientHook
 from .checkpoint import load_from_local
+from .checkpoint_check import CheckpointShapeHook
 from .checkpoint_hook import ResumableCheckpointHook
 from .config_checks import check_complete, check_config
 from .cpu_distributed import CPUDistributedDataParallel, cpu_process_group_ended
-from .hooks import CheckpointShapeHook
 from .launch import build_runner, launched_runner, prepare_run
 from .lost_processes import lost_processes_explained
 from .resumable_loop import ResumableIterBasedTrainLoop

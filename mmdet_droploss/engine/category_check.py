@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from mmdet.datasets import BaseDetDataset, CocoDataset, CocoPanopticDataset
 from mmdet.evaluation import MultiDatasetsEvaluator
-from mmengine.config import Config
 from mmengine.fileio import get_local_path
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -44,13 +43,10 @@ class CategoryCheckHook(Hook):
     It also warns if the training data show so many fewer or more images of a category than
     ``class_freq`` that the tail is another one.
 
-    Args:
-        check_classes: Whether a difference stops the run; otherwise it is a warning. By default
-            ``check_classes`` of the config, and True if that has none.
+    With ``check_classes = False`` in the config a difference is a warning, and the run goes on.
     """
 
-    def __init__(self, check_classes: bool | None = None) -> None:
-        self.check_classes = check_classes
+    def __init__(self) -> None:
         self._reference: Categories | None = None
 
     def before_run(self, runner: Runner) -> None:
@@ -69,17 +65,17 @@ class CategoryCheckHook(Hook):
         for loop in (runner._val_loop, runner._test_loop):
             for text in _compare_with_evaluators(loop):
                 runner.logger.warning(text)
-            if not self._is_strict(runner):
+            if not _is_strict(runner):
                 for metric in _lvis_metrics(loop):
                     metric.check_classes = False
         self._reference = found[0] if found else None
         for each in found:
-            self._report(runner, repeated_name(each))
-            self._report(runner, difference(found[0], each))
+            _report(runner, repeated_name(each))
+            _report(runner, difference(found[0], each))
         if found:
             for name, number in _numbers_of_classes(model):
                 if number != found[0].number:
-                    self._report(
+                    _report(
                         runner,
                         f"{found[0].source} has {found[0].number} categories, but num_classes of "
                         f"model.{name} is {number}",
@@ -98,32 +94,26 @@ class CategoryCheckHook(Hook):
         names = meta.get("classes")
         if self._reference is not None and isinstance(names, (list, tuple)):
             trained = Categories("the checkpoint", len(names), tuple(map(str, names)))
-            self._report(runner, difference(self._reference, trained))
-
-    def _is_strict(self, runner: Runner) -> bool:
-        if self.check_classes is None:
-            return runner.cfg.get("check_classes", True)
-        return self.check_classes
-
-    def _report(self, runner: Runner, text: str | None) -> None:
-        if text is None:
-            return
-        if not self._is_strict(runner):
-            runner.logger.warning(f"{text}; check_classes=False lets the run go on")
-            return
-        raise ValueError(
-            f"{text}. A label is a category's place in such a list, so all must have the same "
-            f"categories in the same order: annotation files, metainfo['classes'], class_freq, "
-            f"evaluators and num_classes. Correct the one that is wrong; check_classes=False in "
-            f"the config makes this a warning"
-        )
+            _report(runner, difference(self._reference, trained))
 
 
-def add_category_check(cfg: Config) -> None:
-    """Give a config the hook, if it has none; the config is changed in place."""
-    hooks = list(cfg.get("custom_hooks") or [])
-    if not any(hook.get("type") == CategoryCheckHook.__name__ for hook in hooks):
-        cfg.custom_hooks = [*hooks, {"type": CategoryCheckHook.__name__}]
+def _is_strict(runner: Runner) -> bool:
+    return runner.cfg.get("check_classes", True)
+
+
+def _report(runner: Runner, text: str | None) -> None:
+    """Refuse a difference, or tell it."""
+    if text is None:
+        return
+    if not _is_strict(runner):
+        runner.logger.warning(f"{text}; check_classes=False lets the run go on")
+        return
+    raise ValueError(
+        f"{text}. A label is a category's place in such a list, so all must have the same "
+        f"categories in the same order: annotation files, metainfo['classes'], class_freq, "
+        f"evaluators and num_classes. Correct the one that is wrong; check_classes=False in the "
+        f"config makes this a warning"
+    )
 
 
 def _data_sets(loop: Any) -> Iterator[Any]:
@@ -147,7 +137,8 @@ def _categories_of(data_set: Any) -> Iterator[Categories]:
     source = f"ann_file={str(getattr(data_set, 'ann_file', ''))!r}"
     if isinstance(data_set, FastAnnotations):
         names = data_set.category_names
-        yield Categories(source, len(data_set.cat_ids), names, tuple(data_set.cat_ids))
+        if hasattr(data_set, "cat_ids"):  # a subclass's own load_data_list may not set them
+            yield Categories(source, len(data_set.cat_ids), names, tuple(data_set.cat_ids))
     elif isinstance(data_set, CocoDataset) and not isinstance(data_set, CocoPanopticDataset):
         with get_local_path(data_set.ann_file, backend_args=data_set.backend_args) as path:
             by_id = {entry["id"]: entry for entry in read_categories(path, source)}
@@ -163,7 +154,7 @@ def _categories_of_evaluator(loop: Any) -> list[Categories]:
     found = []
     for metric in loop.evaluator.metrics if isinstance(loop, BaseLoop) else ():
         source = f"{type(metric).__name__}'s ann_file={getattr(metric, 'ann_file', '')!r}"
-        if hasattr(metric, "ground_truth"):  # FastLVISMetric
+        if isinstance(metric, FastLVISMetric):
             found.append(Categories.of_file(source, metric.ground_truth.categories))
         elif (api := getattr(metric, "_lvis_api", None)) is not None:  # LVISMetric
             found.append(Categories.of_file(source, api.load_cats(api.get_cat_ids())))

@@ -17,8 +17,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ..analysis.gradient_record import GradientRecord, load_gradient_record
 from ..annotations import GROUP_NAMES, ClassFrequency, load_class_frequency
+from .gradient_record import GradientRecord, load_gradient_record
 
 FILE_NAME = "category_gradients.npz"
 

@@ -93,7 +93,7 @@ class ResumableCheckpointHook(CheckpointHook):
                     chosen[0] = self._newest_whole(runner)
                 elif chooses:
                     self._check(runner.work_dir, runner._load_from)
-            except RuntimeError as error:
+            except (RuntimeError, OSError) as error:
                 chosen[1] = str(error)
         broadcast_object_list(chosen)
         if chosen[1] is not None:

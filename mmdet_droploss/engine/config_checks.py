@@ -72,6 +72,13 @@ def kind_of(node: dict) -> str:
     return kind.rpartition(".")[2] if isinstance(kind, str) else getattr(kind, "__name__", "")
 
 
+def add_hook(cfg: Config, name: str) -> None:
+    """Give a config a hook, if it has none of that name; the config is changed in place."""
+    hooks = list(cfg.get("custom_hooks") or [])
+    if name not in map(kind_of, hooks):
+        cfg.custom_hooks = [*hooks, {"type": name}]
+
+
 def resolved(registry: Registry, kind: object) -> Any:
     """The class that a config names; a scope before its name is left out."""
     return registry.get(kind.rpartition(".")[2]) if isinstance(kind, str) else kind
@@ -352,6 +359,28 @@ def _warn_of_accumulation(cfg: Config) -> None:
             f"optim_wrapper.accumulative_counts={counts}: it scales the learning rate by the "
             f"images of an iteration, and a step is {counts} iterations. To count them, divide "
             f"auto_scale_lr.base_batch_size={scaling.get('base_batch_size')} by {counts}",
+            stacklevel=2,
+        )
+
+
+def warn_of_batch_size(cfg: Config, processes: int) -> None:
+    """Say where a step has another number of images than the learning rate is meant for.
+
+    Args:
+        cfg: The config of a training.
+        processes: Their number in all.
+    """
+    scaling, wrapper = cfg.get("auto_scale_lr") or {}, cfg.get("optim_wrapper")
+    recipe, of_process = scaling.get("base_batch_size"), cfg.train_dataloader.get("batch_size")
+    if scaling.get("enable") or recipe is None or of_process is None:
+        return
+    counts = wrapper.get("accumulative_counts", 1) if isinstance(wrapper, dict) else 1
+    images = processes * of_process * counts
+    if images != recipe:
+        warnings.warn(
+            f"a step has {images} images, and the config's learning rate is meant for {recipe} "
+            f"(auto_scale_lr.base_batch_size). --auto-scale-lr, or auto_scale_lr.enable=True, "
+            f"scales it. If the learning rate is meant for {images}, set base_batch_size={images}",
             stacklevel=2,
         )
 

@@ -16,10 +16,10 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmengine.utils import digit_version
 
-from .category_check import add_category_check
-from .config_checks import check_config, resolved, walk
+from .category_check import CategoryCheckHook
+from .checkpoint_check import CheckpointShapeHook
+from .config_checks import add_hook, check_config, resolved, walk
 from .cpu_distributed import cpu_process_group_ended, start_cpu_process_group
-from .hooks import add_shape_check
 from .launchers import (
     check_gpu_count,
     check_launcher,
@@ -47,8 +47,8 @@ def prepare_run(cfg: Config, launcher: str) -> None:
     log_warnings()
     cfg.launcher = launcher
     # A config's custom_hooks take the place of its base's.
-    add_category_check(cfg)
-    add_shape_check(cfg)
+    for hook in (CategoryCheckHook, CheckpointShapeHook):
+        add_hook(cfg, hook.__name__)
     check_config(cfg)
     for name in ("val_evaluator", "test_evaluator"):
         _check_evaluator(name, cfg.get(name))

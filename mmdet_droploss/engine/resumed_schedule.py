@@ -10,7 +10,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict, _ParamScheduler
 from mmengine.runner import Runner
 
 from ..models.losses.arguments import accepted_arguments
-from .hooks import first_of
+from .settings_difference import first_of
 
 
 def schedulers_of(runner: Runner) -> dict[str, list[_ParamScheduler]]:

@@ -9,18 +9,21 @@ from typing import Any
 
 from mmengine.config import Config
 
+from .config_checks import kind_of
+
 #: The parts that two seeds of one training have in common.
 TRAINING = ("model", "train_dataloader", "optim_wrapper", "param_scheduler", "train_cfg")
 #: What is in these parts but changes no step of a training, or is the seed.
 FREE = {
     *("num_workers", "persistent_workers", "pin_memory", "prefetch_factor", "seed"),
-    *("val_interval", "val_begin", "test_cfg", "_scope_"),
+    *("val_interval", "val_begin", "test_cfg", "_scope_", "with_cp"),
+    *("backend_args", "cache", "check_picture_size", "lazy_init", "serialize_data"),
 }
 #: What changes nothing once a checkpoint's weights are loaded, or is lengthened on purpose.
-_FREE_IN_RESUME = {"init_cfg", "pretrained", "with_cp", "max_iters", "max_epochs"}
+_FREE_IN_RESUME = {"init_cfg", "pretrained", "max_iters", "max_epochs"}
 _FREE_IN_RESUME |= {"dynamic_intervals", "param_scheduler", "paramwise_cfg"}
 #: What a test does not look at.
-_FREE_IN_TEST = {"init_cfg", "pretrained", "with_cp", "train_cfg", "frozen_stages", "norm_eval"}
+_FREE_IN_TEST = {"init_cfg", "pretrained", "train_cfg", "frozen_stages", "norm_eval"}
 #: The optimizer's values are the checkpoint's, see ``resumed_schedule``.
 _TOLD_OF_RESUME = re.compile(r"optim_wrapper\.(.+\.)?optimizer\.(?!type$)")
 #: Of a loss, a test only has what makes scores of the outputs.
@@ -82,10 +85,18 @@ def other_than_before(config: Config, checkpoint: dict, resumes: bool) -> list[s
     ]
 
 
+def first_of(differences: list[str]) -> str:
+    """The first four, and how many there are besides."""
+    more = len(differences) - 4
+    return "; ".join(differences[:4]) + (f" (and {more} more)" if more > 0 else "")
+
+
 def _settings(value: Any, free: Set[str], path: str = "") -> Iterator[tuple[str, Any]]:
     """The values in nested dicts and lists, with their dotted keys."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         parts = [(key, part) for key, part in value.items() if key not in free]
+        if kind := kind_of(value):  # a config may have the class itself, and its dump the path
+            parts = [(key, kind if key == "type" else part) for key, part in parts]
     elif isinstance(value, (list, tuple)):
         parts = list(enumerate(value))
     else:

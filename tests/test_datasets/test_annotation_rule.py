@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from logs import logged
 from mmdet.datasets import CocoDataset
-from mmengine.logging import MMLogger
 
 from mmdet_droploss.annotations import load_class_frequency, read_annotation_file
 from mmdet_droploss.annotations.rule import CROWD, REASONS
@@ -18,12 +17,6 @@ from mmdet_droploss.datasets import FastCocoDataset, RepeatFactorSampler
 
 PREFIX = dict(img="images/")
 NAMES = ("ant", "bee", "cicada")
-
-
-@pytest.fixture(autouse=True)
-def _quiet(tmp_path, monkeypatch):
-    monkeypatch.setenv("MMDET_DROPLOSS_CACHE", str(tmp_path / "cache"))
-    MMLogger.get_instance("test", logger_name="test", log_level="INFO")
 
 
 def content(annotations, num_images=4, categories=3):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-from mmengine.logging import MMLogger
 
 from mmdet_droploss.annotations import load_class_frequency
 from mmdet_droploss.datasets import FastCocoDataset
@@ -13,12 +12,6 @@ from mmdet_droploss.datasets import FastCocoDataset
 POLYGON = [[2, 2, 12, 2, 12, 9.5]]
 BOX = [2.0, 2.0, 10.0, 7.5]
 MASKS = [dict(type="mmdet.LoadAnnotations", with_bbox=True, with_mask=True)]
-
-
-@pytest.fixture(autouse=True)
-def _quiet(tmp_path, monkeypatch):
-    monkeypatch.setenv("MMDET_DROPLOSS_CACHE", str(tmp_path / "cache"))
-    MMLogger.get_instance("test", logger_name="test", log_level="INFO")
 
 
 def instance(id_, image_id, category_id, **more):

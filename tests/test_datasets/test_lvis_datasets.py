@@ -20,7 +20,6 @@ from mmdet.datasets import LVISV05Dataset, LVISV1Dataset
 from mmdet.registry import DATASETS
 from mmengine.dataset import pseudo_collate
 from mmengine.fileio import LocalBackend, register_backend
-from mmengine.logging import MMLogger
 from PIL import Image
 from pycocotools import mask as mask_utils
 from torch.utils.data import DataLoader
@@ -31,17 +30,6 @@ REFERENCE = {FastLVISV05Dataset: LVISV05Dataset, FastLVISV1Dataset: LVISV1Datase
 BOTH = pytest.mark.parametrize("cls", REFERENCE)
 URL = "http://images.cocodataset.org/"
 PREFIX = dict(img="images/")
-
-
-@pytest.fixture(autouse=True)
-def _cache_of_the_test(tmp_path, monkeypatch):
-    monkeypatch.setenv("MMDET_DROPLOSS_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture(autouse=True)
-def _quiet():
-    """MMEngine's logger is one for the whole process."""
-    MMLogger.get_instance("test", logger_name="test", log_level="INFO")
 
 
 @pytest.fixture(autouse=True)
@@ -325,11 +313,11 @@ def test_indices_choose_as_in_mmdet(tmp_path, cls, indices):
         assert len(expected) == len(indices)
 
 
-def test_indices_outside_the_data_set_are_an_error_and_leave_no_entry(tmp_path):
+def test_indices_outside_the_data_set_are_an_error_and_leave_no_entry(tmp_path, cache):
     path = write(tmp_path, random_content(31, num_images=3))
     with pytest.raises(IndexError):
         FastLVISV1Dataset(path, data_prefix=PREFIX, indices=[3])
-    assert not [entry for entry in (tmp_path / "cache").iterdir() if entry.is_dir()]
+    assert not [entry for entry in cache.iterdir() if entry.is_dir()]
 
 
 @BOTH
@@ -406,12 +394,12 @@ def test_proposals_are_those_of_mmdet(tmp_path, cls):
 
 
 @BOTH
-def test_lazy_init_reads_nothing_before_it_is_needed(tmp_path, cls):
+def test_lazy_init_reads_nothing_before_it_is_needed(tmp_path, cache, cls):
     """As with mmdet's data sets, metainfo is at hand at once."""
     path = tmp_path / "later.json"
     dataset = cls(str(path), data_prefix=PREFIX, lazy_init=True, metainfo=dict(classes=("owl",)))
     assert dataset.metainfo["classes"] == ("owl",)
-    assert not (tmp_path / "cache").exists()
+    assert not cache.exists()
     write(tmp_path, random_content(9), path.name)
     expected = REFERENCE[cls](str(path), data_prefix=PREFIX, metainfo=dict(classes=("owl",)))
     assert len(dataset) == len(expected)

@@ -211,7 +211,7 @@ def test_what_the_metric_makes_of_coco_annotations(home, monkeypatch):
 
 def test_the_second_command_trains_what_the_first_has_written():
     second = shlex.split(COMMANDS[1])
-    assert second == ["bash", "tools/dist_train.sh", "my_config.py", "1", "--auto-scale-lr"]
+    assert second == ["bash", "tools/dist_train.sh", "my_config.py", "1"]
     assert len(COMMANDS) == 2
 
 

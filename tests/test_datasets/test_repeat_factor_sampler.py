@@ -17,12 +17,11 @@ from mmdet.datasets import LVISV1Dataset
 from mmdet.datasets.samplers import AspectRatioBatchSampler
 from mmengine.config import Config
 from mmengine.dataset import ClassBalancedDataset
-from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
-from mmengine.registry import DATA_SAMPLERS, DATASETS, DefaultScope
+from mmengine.registry import DATA_SAMPLERS, DATASETS
 from mmengine.runner import Runner
+from processes import in_processes
 from torch import distributed as dist
-from torch import multiprocessing as mp
 
 from mmdet_droploss.datasets import (
     FastLVISV05Dataset,
@@ -34,17 +33,6 @@ from mmdet_droploss.datasets import (
 
 ROOT = Path(__file__).resolve().parents[2]
 THRESHOLD = 0.5
-
-
-@pytest.fixture(autouse=True)
-def _cache_of_the_test(tmp_path, monkeypatch):
-    monkeypatch.setenv("MMDET_DROPLOSS_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture(autouse=True)
-def _quiet():
-    """MMEngine's logger is one for the whole process."""
-    MMLogger.get_instance("test", logger_name="test", log_level="INFO")
 
 
 @DATASETS.register_module()
@@ -307,29 +295,23 @@ def test_processes_show_different_images_in_a_pass(monkeypatch):
     assert sorted(parts[0] + parts[1]) == list(range(10))
 
 
-def _draw_worker(rank, rendezvous, folder, seed):
+def _draw(seed):
+    rank = dist.get_rank()
     torch.manual_seed(rank)
     np.random.seed(rank)
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     finite, infinite = (sampler(seed=seed, infinite=value) for value in (False, True))
     finite.set_epoch(1)
     drawn = dict(
         seeds=[finite.seed, infinite.seed], finite=list(finite), infinite=take(infinite, 40)
     )
-    Path(folder, f"{rank}.json").write_text(json.dumps(drawn))
+    Path(f"{rank}.json").write_text(json.dumps(drawn))
     dist.barrier()
-    dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("seed", [3, None])
 def test_two_real_processes(tmp_path, seed):
     """Also where the seed is drawn: it is the same in both."""
-    mp.start_processes(
-        _draw_worker,
-        args=(str(tmp_path / "rendezvous"), str(tmp_path), seed),
-        nprocs=2,
-        start_method="fork",  # starting Python anew would take seconds
-    )
+    in_processes(2, tmp_path, _draw, seed)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first["seeds"] == second["seeds"]
     finite_seed, infinite_seed = first["seeds"]
@@ -477,23 +459,20 @@ def train(work_dir, loop, sampler_options, resume=False, batch_sampler=None, num
     if batch_sampler is not None:
         dataloader["batch_sampler"] = batch_sampler
     by_epoch = loop.get("by_epoch", True)
-    with DefaultScope.overwrite_default_scope("mmdet"):
-        runner = Runner(
-            model,
-            str(work_dir),
-            train_dataloader=dataloader,
-            train_cfg=loop,
-            optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)),
-            default_hooks=dict(
-                checkpoint=dict(type="CheckpointHook", interval=2, by_epoch=by_epoch)
-            ),
-            resume=resume,
-            randomness=dict(seed=3),
-            default_scope="mmdet",
-            experiment_name=f"rfs_{os.path.basename(work_dir)}_{resume}",
-            log_level="ERROR",
-        )
-        runner.train()
+    runner = Runner(
+        model,
+        str(work_dir),
+        train_dataloader=dataloader,
+        train_cfg=loop,
+        optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)),
+        default_hooks=dict(checkpoint=dict(type="CheckpointHook", interval=2, by_epoch=by_epoch)),
+        resume=resume,
+        randomness=dict(seed=3),
+        default_scope="mmdet",
+        experiment_name=f"rfs_{os.path.basename(work_dir)}_{resume}",
+        log_level="ERROR",
+    )
+    runner.train()
     return model.batches
 
 
@@ -610,8 +589,7 @@ def test_the_configs_loader_shows_rare_categories_more_often(leaf, tmp_path):
     leaf.merge_from_dict({"train_dataloader.sampler.threshold": 1.0})
     leaf.train_dataloader.dataset.update(ann_file=str(path), pipeline=[])
     leaf.train_dataloader.collate_fn = dict(type=list)
-    with DefaultScope.overwrite_default_scope("mmdet"):
-        loader = Runner.build_dataloader(leaf.train_dataloader, seed=3)
+    loader = Runner.build_dataloader(leaf.train_dataloader, seed=3)
     assert type(loader.batch_sampler) is AspectRatioBatchSampler
     assert type(loader.dataset) is FastLVISV05Dataset and loader.num_workers == 2
     batches = take(loader, 300)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from logs import logged
 from mmdet.datasets import CocoDataset
-from mmengine.logging import MMLogger
 from PIL import Image
 from pycocotools import mask as mask_utils
 
@@ -51,12 +50,6 @@ CASES = {
     None: [SOUND, rle(), {"size": [HEIGHT, WIDTH], "counts": [20, 30, 150]}, SOUND * 3],
 }  # fmt: skip
 EVERY = [(kind, value) for kind, values in CASES.items() for value in values]
-
-
-@pytest.fixture(autouse=True)
-def _quiet(tmp_path, monkeypatch):
-    monkeypatch.setenv("MMDET_DROPLOSS_CACHE", str(tmp_path / "cache"))
-    MMLogger.get_instance("test", logger_name="test", log_level="INFO")
 
 
 def write(folder, segmentation, **more):

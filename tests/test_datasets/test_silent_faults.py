@@ -11,24 +11,17 @@ import numpy as np
 import pytest
 from mmdet.datasets import CocoDataset
 from mmengine.logging import MMLogger
-from mmengine.registry import DefaultScope
 
 from mmdet_droploss.annotations import read_annotation_file
-from mmdet_droploss.datasets import FastCocoDataset
+from mmdet_droploss.datasets import FastCocoDataset, RepeatFactorSampler, repeat_factors
 from mmdet_droploss.datasets.fast_annotations import FastAnnotations
+from mmdet_droploss.engine.category_check import _categories_of
 
 WIDTH, HEIGHT = 64, 48
 LOAD = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True, poly2mask=False),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _surroundings(tmp_path, monkeypatch):
-    monkeypatch.setenv("MMDET_DROPLOSS_CACHE", str(tmp_path / "cache"))
-    with DefaultScope.overwrite_default_scope("mmdet"):
-        yield
 
 
 @pytest.fixture
@@ -228,19 +221,19 @@ def test_a_subclass_with_its_own_rules_gets_no_items_of_another(tmp_path, monkey
     assert [load(ann_file, Reversed).get_data_info(i)["img_id"] for i in range(3)] == [3, 2, 1]
 
 
-def test_a_subclass_that_only_has_another_name_is_kept(tmp_path, log):
+def test_a_subclass_that_only_has_another_name_is_kept(tmp_path, cache, log):
     class Renamed(FastCocoDataset):
         pass
 
     ann_file = write(tmp_path / "train.json", content())
     load(ann_file, Renamed)
-    assert any((tmp_path / "cache").iterdir())
+    assert any(cache.iterdir())
     assert not any("not in the annotation cache" in text for text in said(log, logging.INFO))
     load(ann_file, MinArea)
     assert any("not in the annotation cache" in text for text in said(log, logging.INFO))
 
 
-def test_a_class_between_ours_and_mmdets_counts_as_well(tmp_path):
+def test_a_class_between_ours_and_mmdets_counts_as_well(tmp_path, cache):
     class Between(CocoDataset):
         def filter_data(self):
             return super().filter_data()[:2]
@@ -250,7 +243,7 @@ def test_a_class_between_ours_and_mmdets_counts_as_well(tmp_path):
         PICTURES = FastCocoDataset.PICTURES
 
     assert len(load(write(tmp_path / "train.json", content()), Mine)) == 2
-    assert not (tmp_path / "cache").exists()
+    assert not cache.exists()
 
 
 def test_items_follow_the_code_that_makes_them(tmp_path, monkeypatch):
@@ -294,6 +287,71 @@ def test_labels_of_a_subclass_reach_sampler_and_counts(tmp_path, cls):
     assert dataset.image_count().tolist() == [2, 0]
     assert dataset.labels_by_image() is None
     assert [dataset.get_cat_ids(i) for i in range(3)] == [[0], [], [0]]
+    expected = repeat_factors(np.zeros(2, int), np.array([1, 1, 2]), 0.9)
+    assert RepeatFactorSampler(dataset, 0.9).factors.tolist() == expected.tolist()
+
+
+def test_labels_of_a_subclass_of_mmdets_reach_the_sampler(tmp_path):
+    class Own(CocoDataset):
+        METAINFO = dict(classes=("ant",))
+
+        def get_cat_ids(self, idx):
+            return super().get_cat_ids(idx) if idx == 1 else []
+
+    dataset = load(write(tmp_path / "train.json", content()), Own)
+    assert RepeatFactorSampler(dataset, 1.0).factors.tolist() == pytest.approx([1, 3**0.5, 1])
+
+
+class SetLater(FastCocoDataset):
+    """Its methods need what its constructor sets last."""
+
+    def __init__(self, *args, kept, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.kept = kept
+
+
+class LabelsSetLater(SetLater):
+    def get_cat_ids(self, idx):
+        return [label for label in super().get_cat_ids(idx) if label in self.kept]
+
+
+class ItemsSetLater(SetLater):
+    def get_data_info(self, idx):
+        info = super().get_data_info(idx)
+        return {**info, "instances": [i for i in info["instances"] if i["bbox_label"] in self.kept]}
+
+
+@pytest.mark.parametrize("cls", [LabelsSetLater, ItemsSetLater])
+@pytest.mark.parametrize("options", [{}, dict(serialize_data=False), dict(return_classes=True)])
+def test_a_constructor_asks_no_method_of_a_subclass_for_labels(tmp_path, cls, options, log):
+    document = content()
+    document["categories"] += [dict(id=2, name="bee"), dict(id=3, name="cow")]
+    document["annotations"][1]["category_id"] = 2
+    dataset = load(write(tmp_path / "train.json", document), cls, kept=[1], **options)
+    assert dataset.image_count().tolist() == [0, 1, 0]
+    (said_of_categories,) = [text for text in said(log) if "to train on" in text]
+    assert "1 of 3 categories have no instance to train on: 'cow'" in said_of_categories
+
+
+def test_items_and_choices_that_are_wholly_a_subclasss_own(tmp_path, log):
+    """Neither calls what it overrides."""
+
+    class OwnList(FastCocoDataset):
+        def load_data_list(self):
+            return [dict(img_id=7, height=HEIGHT, width=WIDTH, instances=[])]
+
+    class OwnFilter(FastCocoDataset):
+        def filter_data(self):
+            return self.data_list[1:]
+
+    ann_file = write(tmp_path / "train.json", content())
+    dataset = load(ann_file, OwnList, metainfo=dict(classes=("ant",)))
+    assert len(dataset) == 1 and dataset.category_names is None
+    assert any("OwnList has its own load_data_list" in text for text in said(log, logging.INFO))
+    assert [each.names for each in _categories_of(dataset)] == [("ant",)]
+    for serialize_data in (True, False):
+        dataset = load(ann_file, OwnFilter, serialize_data=serialize_data)
+        assert [dataset.get_data_info(i)["img_id"] for i in range(2)] == [2, 3]
 
 
 def test_names_of_the_file_go_into_the_items(tmp_path):
@@ -338,6 +396,5 @@ def test_a_file_that_is_written_to_while_it_is_read_is_refused(tmp_path, monkeyp
     with pytest.raises(ValueError, match="was written to while it was read"):
         load(ann_file)
     monkeypatch.undo()
-    monkeypatch.setenv("MMDET_DROPLOSS_CACHE", str(tmp_path / "cache"))
     write(path, old)
     assert load(ann_file).get_data_info(0)["instances"][0]["bbox"] == [1, 1, 41, 31]

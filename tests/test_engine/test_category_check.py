@@ -4,33 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from mmdet.datasets import LVISV05Dataset, LVISV1Dataset
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
+from processes import in_processes
 from torch import nn
 
 import mmdet_droploss
 from mmdet_droploss.annotations.names import Categories, difference, repeated_name
-from mmdet_droploss.engine import CategoryCheckHook, prepare_run
+from mmdet_droploss.engine import CategoryCheckHook
 from mmdet_droploss.models.losses import DropLoss
 
 NAMES = ("ant", "bee", "cicada")
-
-
-@pytest.fixture(autouse=True)
-def _quiet(tmp_path, monkeypatch):
-    monkeypatch.setenv("MMDET_DROPLOSS_CACHE", str(tmp_path / "cache"))
-    MMLogger.get_instance("test", logger_name="test", log_level="INFO")
 
 
 def write(folder, name, names=NAMES, ids=None, num_images=3):
@@ -91,7 +83,7 @@ def loader(config, **more):
     return dict(batch_size=1, num_workers=0, dataset=config, sampler=sampler, **more)
 
 
-def run(tmp_path, train, val=None, evaluator=None, model=None, check=None, cfg=None):
+def run(tmp_path, train, val=None, evaluator=None, model=None, cfg=None, launcher="none"):
     """Train for an iteration; returns the number of batches seen."""
     model = model or Toy()
     options = {}
@@ -107,11 +99,12 @@ def run(tmp_path, train, val=None, evaluator=None, model=None, check=None, cfg=N
         train_dataloader=loader(train),
         train_cfg=dict(by_epoch=False, max_iters=1, val_begin=9),
         optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)),
-        custom_hooks=[CategoryCheckHook(check)],
+        custom_hooks=[CategoryCheckHook()],
         default_hooks=dict(logger=None, checkpoint=None),
         default_scope="mmdet",
         experiment_name=tmp_path.name,
         cfg=Config(cfg or {}),
+        launcher=launcher,
         **options,
     )
     try:
@@ -210,7 +203,8 @@ def test_another_validation_file_is_refused_whatever_the_loss(tmp_path, names, m
     with pytest.raises(ValueError, match=message) as caught:
         run(tmp_path, data_set(train), data_set(val, names=names), dict(ann_file=val))
     assert "check_classes=False" in str(caught.value) and val in str(caught.value)
-    assert run(tmp_path, data_set(train), data_set(val), dict(ann_file=val), check=False) == 1
+    lenient = dict(cfg=dict(check_classes=False))
+    assert run(tmp_path, data_set(train), data_set(val), dict(ann_file=val), **lenient) == 1
     assert "check_classes=False lets the run go on" in log_of(tmp_path)
 
 
@@ -295,17 +289,14 @@ def test_another_tail_than_the_images_show_is_said(tmp_path):
 # ---------------------------------------------------------------- several processes
 
 
-def _worker(rank, folder, train, val):
-    os.chdir(folder)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+def _run(folder, train, val):
     wrapper = dict(model_wrapper_cfg=dict(type="CPUDistributedDataParallel"))
     data = data_set(train), data_set(val), dict(ann_file=val)
     try:
-        said = f"batches: {run(Path(folder), *data, cfg=wrapper)}"
+        said = f"batches: {run(folder, *data, cfg=wrapper, launcher='pytorch')}"
     except ValueError as error:
         said = str(error)
-    Path(folder, f"{rank}.txt").write_text(said)
-    dist.destroy_process_group()
+    Path(f"{dist.get_rank()}.txt").write_text(said)
 
 
 @pytest.mark.parametrize(
@@ -314,20 +305,7 @@ def _worker(rank, folder, train, val):
 def test_both_of_two_processes_end(tmp_path, names, words):
     """With the error or after the training; none waits for the other."""
     train, val = write(tmp_path, "train"), write(tmp_path, "val", names)
-    started = mp.start_processes(
-        _worker,
-        args=(str(tmp_path), train, val),
-        nprocs=2,
-        join=False,
-        start_method="fork",  # starting Python anew would take seconds
-    )
-    end = time.monotonic() + 60
-    try:
-        while not started.join(timeout=1):
-            assert time.monotonic() < end, "a process waits"
-    finally:
-        for process in started.processes:
-            process.kill()
+    in_processes(2, tmp_path, _run, tmp_path, train, val)
     said = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
     assert said[0] == said[1] and words in said[0]
 
@@ -355,17 +333,7 @@ def test_lvis_passes(cls, version, misspelt):
     assert "has the id 2 in file, but 1 in class_freq" in difference(turned, counted)
 
 
-# ---------------------------------------------------------------- where the hook comes from
-
-
-def test_prepare_run_adds_the_hook_once():
-    for hooks in ([], [dict(type="CheckpointShapeHook")], [dict(type="CategoryCheckHook")]):
-        cfg = Config(dict(custom_hooks=hooks))
-        prepare_run(cfg, "none")
-        assert [hook.type for hook in cfg.custom_hooks].count("CategoryCheckHook") == 1
-    cfg = Config(dict())
-    prepare_run(cfg, "none")
-    assert [hook.type for hook in cfg.custom_hooks].count("CategoryCheckHook") == 1
+# ---------------------------------------------------------------- checkpoints
 
 
 def test_a_checkpoint_of_other_names_is_not_tested():

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
 from mmengine.config import DictAction
-from small_run import CONFIG, ROOT
+from scripts import load_script
+from small_run import CONFIG
 
 from mmdet_droploss.engine.command_line import make_parser
 
@@ -63,11 +62,7 @@ def test_an_option_that_cannot_be_read_is_said(option, message, capsys):
 
 @pytest.fixture(scope="module")
 def train():
-    """tools/train.py as a module."""
-    spec = importlib.util.spec_from_file_location("tools_train", ROOT / "tools" / "train.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("tools/train.py")
 
 
 def test_parts_of_a_config_that_are_none(train):

@@ -13,7 +13,11 @@ from mmengine.optim import ReduceOnPlateauMomentum
 from small_run import CONFIG, ROOT
 
 from mmdet_droploss.engine import check_complete, check_config, prepare_run
-from mmdet_droploss.engine.config_checks import set_in_metrics, visualization_hook
+from mmdet_droploss.engine.config_checks import (
+    set_in_metrics,
+    visualization_hook,
+    warn_of_batch_size,
+)
 from mmdet_droploss.models.losses.arguments import accepted_arguments
 
 
@@ -339,3 +343,29 @@ def test_a_scaling_that_does_not_count_accumulation_is_said(counts, enable, is_s
         assert re.search(
             "accumulative_counts=4.*divide .*base_batch_size=16 by 4", str(said[0].message)
         )
+
+
+@pytest.mark.parametrize(
+    "changes, processes, images",
+    [
+        (dict(), 8, None),
+        (dict(), 1, 2),
+        (dict(), 16, 32),
+        ({"train_dataloader.batch_size": 4}, 4, None),
+        ({"optim_wrapper.accumulative_counts": 8}, 1, None),
+        ({"optim_wrapper.accumulative_counts": 2}, 2, 8),
+        ({"auto_scale_lr.enable": True}, 1, None),
+        ({"auto_scale_lr.base_batch_size": 2}, 1, None),
+        ({"auto_scale_lr": None}, 1, None),
+    ],
+)
+def test_another_number_of_images_than_the_learning_rate_is_for_is_said(changes, processes, images):
+    cfg = Config.fromfile(ROOT / "configs" / "droploss" / "mask_rcnn_r50_fpn_lvis.py")
+    cfg.merge_from_dict(changes)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        warn_of_batch_size(cfg, processes)
+    assert len(said) == (images is not None)
+    if images is not None:
+        assert f"a step has {images} images, and" in str(said[0].message)
+        assert "meant for 16 (auto" in str(said[0].message)

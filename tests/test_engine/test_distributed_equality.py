@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import time
 
 import pytest
 import torch
+from processes import in_processes
 from torch import distributed as dist
-from torch import multiprocessing as mp
 from torch import nn
 
 from mmdet_droploss.engine import CPUDistributedDataParallel
@@ -58,11 +57,8 @@ def losses_and_gradients(model, features, labels, times):
     return total, {name: p.grad.clone() for name, p in model.named_parameters()}
 
 
-def worker(rank, world_size, kind, times, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world_size
-    )
+def work(kind, times):
+    rank, world_size = dist.get_rank(), dist.get_world_size()
     model = CPUDistributedDataParallel(build(kind), device_ids=None)
     features, labels = (part.chunk(world_size)[rank] for part in batch())
     torch.manual_seed(100 + rank)
@@ -70,24 +66,12 @@ def worker(rank, world_size, kind, times, folder):
     loss = torch.tensor(loss)
     dist.all_reduce(loss)
     if rank == 0:
-        torch.save((loss.item() / world_size, gradients), f"{folder}/result.pth")
-    # In this order: freed last, and with the GIL held, the wrapper would take the group with it,
-    # and wait for gloo's thread, which may wait for the GIL.
-    del model
-    dist.destroy_process_group()
+        torch.save((loss.item() / world_size, gradients), "result.pth")
 
 
 def of_one_and_of_several(kind, world_size, times, folder):
     one = losses_and_gradients(build(kind), *batch(), times)
-    arguments = (world_size, kind, times, str(folder))
-    started = mp.spawn(worker, args=arguments, nprocs=world_size, join=False)
-    end = time.monotonic() + 240
-    try:
-        while not started.join(timeout=1):
-            assert time.monotonic() < end, "the processes wait for each other"
-    finally:
-        for process in started.processes:
-            process.kill()
+    in_processes(world_size, folder, work, kind, times, method="spawn")
     loss, gradients = torch.load(folder / "result.pth")
     gradients = {name.removeprefix("module."): grad for name, grad in gradients.items()}
     return one, (loss, gradients)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import time
-
 import pytest
 import torch
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
+from processes import in_processes
 from test_resume import (
     DrawingModel,
     assert_equal,
@@ -47,32 +44,6 @@ CHANGES = {
     "launcher": "pytorch",
     "val_dataloader.batch_size": 1,
 }
-
-
-def in_processes(count, folder, function, *arguments):
-    """Call a function in some processes that know each other."""
-    fork = multiprocessing.get_context("fork")
-    meeting = folder / f"meet{time.monotonic_ns()}"
-    processes = [
-        fork.Process(target=_process, args=(rank, count, meeting, function, arguments))
-        for rank in range(count)
-    ]
-    for process in processes:
-        process.start()
-    try:
-        for process in processes:
-            process.join(240)
-        assert [process.exitcode for process in processes] == [0] * count
-    finally:
-        for process in processes:
-            process.kill()
-
-
-def _process(rank, count, meeting, function, arguments):
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count))
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=count)
-    function(*arguments)
-    dist.destroy_process_group()
 
 
 def train_in_processes(folder, name, count=2, **options):

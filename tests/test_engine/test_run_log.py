@@ -115,37 +115,42 @@ def test_mmengines_file_client_is_not_news_but_the_users_is(log):
 
 
 @pytest.fixture()
-def meeting(monkeypatch):
-    """As in the first process of four, which meet sooner or later."""
+def wait(monkeypatch):
+    """Starts to wait, as the first process of four, and returns the threads that this takes."""
     variables = dict(RANK="0", LOCAL_RANK="0", WORLD_SIZE="4", MASTER_ADDR="10.0.0.1")
     for name, value in {**variables, "MASTER_PORT": "29500"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(launchers, "FIRST_WORD", 0.3)
-    monkeypatch.setattr(launchers, "NEXT_WORD", 0.3)
-    have_met = threading.Event()
-    monkeypatch.setattr(dist, "is_initialized", have_met.is_set)
-    yield have_met
-    have_met.set()
+    monkeypatch.setattr(launchers, "FIRST_WORD", 0.1)
+    monkeypatch.setattr(launchers, "NEXT_WORD", 0.1)
+
+    def start():
+        before = threading.enumerate()
+        launchers.say_while_waiting(launchers.check_launcher("pytorch"))
+        return [thread for thread in threading.enumerate() if thread not in before]
+
+    return start
 
 
-def test_the_wait_for_other_processes_is_said_until_they_are_there(meeting, capfd):
-    launchers.say_while_waiting(launchers.check_launcher("pytorch"))
-    time.sleep(1.2)
-    meeting.set()
-    time.sleep(0.5)
-    lines = capfd.readouterr().err.splitlines()
-    assert 2 <= len(lines) <= 4
+def test_the_wait_for_other_processes_is_said_until_they_are_there(wait, capfd, tmp_path):
+    (thread,) = wait()
+    said, end = "", time.monotonic() + 60
+    while said.count("\n") < 2 and time.monotonic() < end:
+        said += capfd.readouterr().err
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        thread.join(60)
+        assert not thread.is_alive()
+    finally:
+        dist.destroy_process_group()
+    lines = said.splitlines()
+    assert len(lines) >= 2
     assert "process 0 waits for the others of the 4" in lines[0] and "10.0.0.1:29500" in lines[0]
     assert "gives up after 30 minutes" in lines[0]
-    time.sleep(0.5)
-    assert not capfd.readouterr().err
 
 
-def test_who_does_not_wait_is_silent(meeting, capfd, monkeypatch):
+def test_who_does_not_wait_is_silent(wait, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
-    launchers.say_while_waiting(launchers.check_launcher("pytorch"))
+    assert wait() == []
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
-    launchers.say_while_waiting(launchers.check_launcher("pytorch"))
-    time.sleep(0.5)
-    assert not capfd.readouterr().err
+    assert wait() == []

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import pytest
 from logs import logged
+from mmdet.models.detectors import CascadeRCNN, MaskRCNN
 from mmengine.config import Config
+from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from small_run import CONFIG
-from test_resume import config, train
+from test_resume import DrawingModel, config, train
 
 from mmdet_droploss.engine.settings_difference import _read, difference, other_than_before
 
 SAID = "was trained with other settings than the config has, and the config's are taken: "
 HEAD = "model.roi_head.bbox_head"
+CHANGES_NO_STEP = {
+    "train_dataloader.dataset.cache": False,
+    "train_dataloader.dataset.backend_args": "of another storage",
+    "train_dataloader.dataset.check_picture_size": False,
+    "train_dataloader.dataset.lazy_init": True,
+    "train_dataloader.dataset.serialize_data": False,
+    "train_dataloader.dataset.pipeline.0.backend_args": "of another storage",
+    "model.backbone.with_cp": True,
+}
 
 
 def differences(resumes, **changes):
@@ -68,8 +79,27 @@ def test_what_changes_nothing_is_not_said(resumes):
         "model.test_cfg.rcnn.score_thr": 0.3,
         "optim_wrapper.optimizer.lr": 0.5,  # of these resumed_schedule tells
         "param_scheduler": [],
+        **CHANGES_NO_STEP,
     }
     assert differences(resumes, **changes) == []
+
+
+def test_seeds_of_one_training_may_differ_in_what_changes_no_step():
+    cfg, other = Config.fromfile(CONFIG), Config.fromfile(CONFIG)
+    other.merge_from_dict(CHANGES_NO_STEP)
+    assert difference(cfg.to_dict(), other.to_dict()) == {}
+    other.merge_from_dict({"train_dataloader.dataset.ann_file": "other.json"})
+    found = difference(cfg.to_dict(), other.to_dict())
+    assert list(found) == ["train_dataloader.dataset.ann_file"]
+
+
+@pytest.mark.parametrize("name", ["MaskRCNN", "mmdet.MaskRCNN", "mmdet.models.detectors.MaskRCNN"])
+def test_a_class_is_the_same_however_a_config_names_it(name):
+    """A config in pure Python has the class, and what MMEngine dumps of it has a path."""
+    model = dict(type=name, neck=[dict(type="FPN")])
+    assert difference({"model": model}, {"model": {**model, "type": MaskRCNN}}) == {}
+    found = difference({"model": model}, {"model": {**model, "type": CascadeRCNN}})
+    assert found == {"model.type": ("MaskRCNN", "CascadeRCNN")}
 
 
 def test_a_view_of_the_model_is_the_model():
@@ -108,6 +138,11 @@ def test_a_checkpoint_without_a_config_is_not_compared():
 CHECK = {"custom_hooks": [dict(type="CheckpointShapeHook")]}
 
 
+@MODELS.register_module()
+class OtherDrawingModel(DrawingModel):
+    """Has the same parameters."""
+
+
 def test_resumes_and_tests_say_it_and_fine_tuning_does_not(tmp_path):
     train(tmp_path, stop=4)
     path = str(tmp_path / "iter_3.pth")
@@ -116,7 +151,7 @@ def test_resumes_and_tests_say_it_and_fine_tuning_does_not(tmp_path):
     _, log = train(tmp_path / "data", resume=True, load_from=path, **CHECK, **fewer)
     assert f"{path} {SAID}train_dataloader.dataset.indices is None, not 11. If" in log
     assert SAID not in train(tmp_path / "tuned", load_from=path, **CHECK, **fewer)[1]
-    for model, said in (("DrawingModel", False), ("mmengine.DrawingModel", True)):
+    for model, said in (("mmengine.DrawingModel", False), ("OtherDrawingModel", True)):
         cfg = config(tmp_path / f"test{said}", load_from=path, **CHECK, **{"model.type": model})
         runner = Runner.from_cfg(cfg)
         with logged() as log:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import pickle
 from types import SimpleNamespace
 
@@ -15,17 +14,10 @@ from mmdet.structures import DetDataSample
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
+from scripts import load_script
 from small_run import CONFIG, ROOT, changes
 
 from mmdet_droploss.engine import BoxesOnlyHook, use_test_time_augmentation
-
-
-def tool(name):
-    """A script of tools/ as a module."""
-    spec = importlib.util.spec_from_file_location(f"tools_{name}", ROOT / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +44,7 @@ def small(mini_lvis_dir, tmp_path_factory):
 def detections(folder, name, *arguments):
     """What tools/test.py dumps."""
     out = folder / f"{name}.pkl"
-    tool("test").main(
+    load_script("tools/test.py").main(
         [
             *(str(folder / "config.py"), str(folder / "weights.pth")),
             *("--work-dir", str(folder / name), "--out", str(out), *arguments),

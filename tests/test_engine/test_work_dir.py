@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import importlib.util
 import multiprocessing
 import os
 import signal
@@ -15,7 +14,8 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from small_run import CONFIG, ROOT, command, options, run, steps_in
+from scripts import load_script
+from small_run import CONFIG, command, options, run, steps_in
 from test_resume import assert_equal, config, end, train
 
 LOCK = "training.lock"
@@ -124,9 +124,7 @@ def test_a_first_start_leaves_nothing_and_says_nothing(tmp_path):
 
 def configured(work_dir, *arguments):
     """What tools/train.py makes of a config that starts from weights."""
-    spec = importlib.util.spec_from_file_location("train", ROOT / "tools" / "train.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script("tools/train.py")
     given = [str(CONFIG), "--work-dir", str(work_dir), "--cfg-options", "load_from=weights.pth"]
     cfg = script.load_config(script.parse_args([*given, *arguments]))
     return cfg.resume, cfg.load_from
@@ -135,21 +133,25 @@ def configured(work_dir, *arguments):
 FROM_WEIGHTS, FROM_CHECKPOINT = (False, "weights.pth"), (True, None)
 
 
-@pytest.mark.parametrize(
-    "restarts, arguments", [("0", ["--resume"]), ("1", []), ("2", ["--resume"])]
-)
-def test_weights_are_for_a_first_start_only(tmp_path, monkeypatch, restarts, arguments):
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restarts)
-    assert configured(tmp_path, *arguments) == FROM_WEIGHTS
+def test_weights_are_for_a_first_start_only(tmp_path):
+    assert configured(tmp_path, "--resume") == FROM_WEIGHTS
     (tmp_path / "last_checkpoint").write_text("")
-    assert configured(tmp_path, *arguments) == FROM_WEIGHTS
+    assert configured(tmp_path, "--resume") == FROM_WEIGHTS
     (tmp_path / "last_checkpoint").unlink()
     (tmp_path / "iter_4.pth").write_text("only checkpoints were copied here")
-    assert configured(tmp_path, *arguments) == FROM_CHECKPOINT
+    assert configured(tmp_path, "--resume") == FROM_CHECKPOINT
     hook = ["--cfg-options", "default_hooks.checkpoint.filename_tmpl=mine_{}.pth"]
-    assert configured(tmp_path, *arguments, *hook) == FROM_WEIGHTS
+    assert configured(tmp_path, "--resume", *hook) == FROM_WEIGHTS
     (tmp_path / "no_checkpoint_yet").write_text("")
-    assert configured(tmp_path, *arguments) == FROM_WEIGHTS
+    assert configured(tmp_path, "--resume") == FROM_WEIGHTS
+
+
+def test_a_config_that_resumes_by_itself_still_does(tmp_path):
+    """Until the work dir has a checkpoint of its own."""
+    theirs = ["--cfg-options", "resume=True"]
+    assert configured(tmp_path, "--resume", *theirs) == (True, "weights.pth")
+    (tmp_path / "iter_4.pth").write_text("trained here")
+    assert configured(tmp_path, "--resume", *theirs) == FROM_CHECKPOINT
 
 
 def test_a_start_that_is_no_restart_does_not_resume(tmp_path, monkeypatch):
@@ -159,11 +161,21 @@ def test_a_start_that_is_no_restart_does_not_resume(tmp_path, monkeypatch):
     assert configured(tmp_path, "--resume", "a.pth") == (True, "a.pth")
 
 
-def test_a_restart_goes_on_from_what_was_trained_since(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "arguments, before", [([], FROM_WEIGHTS), (["--resume", "a.pth"], (True, "a.pth"))]
+)
+def test_a_restart_goes_on_from_what_was_saved_since(tmp_path, monkeypatch, arguments, before):
+    """What lay in the work dir before torchrun was launched is of an earlier training."""
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert configured(tmp_path, "--resume", "a.pth") == (True, "a.pth")
-    (tmp_path / "iter_4.pth").write_text("since")
-    assert configured(tmp_path, "--resume", "a.pth") == FROM_CHECKPOINT
+    monkeypatch.setenv("MMDET_DROPLOSS_LAUNCHED", "1000")
+    last = tmp_path / "last_checkpoint"
+    last.write_text(str(tmp_path / "iter_4.pth"))
+    (tmp_path / "iter_4.pth").write_text("")
+    for moment, expected in ((999, before), (1001, FROM_CHECKPOINT)):
+        os.utime(last, (moment, moment))
+        assert configured(tmp_path, *arguments) == expected
+    last.unlink()
+    assert configured(tmp_path, *arguments) == before
 
 
 CRASHES_ONCE = """

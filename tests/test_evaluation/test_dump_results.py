@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-# isort: off
-import mmdet_droploss  # noqa: F401  (before mmdet, also in the processes that are spawned)
-# isort: on
-
 import os
 
 import mmengine
 import pytest
 import torch
 from mmdet.evaluation import DumpDetResults
+from processes import in_processes
 from torch import distributed as dist
-from torch import multiprocessing as mp
 
 from mmdet_droploss.evaluation.dump_results import StreamedDetResults
 
@@ -81,18 +77,15 @@ def test_nothing_stays_in_memory_and_a_second_run_starts_anew(tmp_path):
         assert len(mmengine.load(tmp_path / "ours.pkl")) == 5
 
 
-def _dump_worker(rank, rendezvous, folder, num_images):
-    os.chdir(folder)
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+def _dump(num_images):
     samples = predictions(num_images)
     dealt = samples + samples[: num_images % 2]  # as DefaultSampler fills up the last round
-    dump(StreamedDetResults(f"{folder}/ours.pkl"), dealt[rank::2], num_images)
-    dist.destroy_process_group()
+    dump(StreamedDetResults("ours.pkl"), dealt[dist.get_rank() :: 2], num_images)
 
 
 def test_two_processes_write_the_file_of_one(tmp_path):
     dump(DumpDetResults(str(tmp_path / "mmdet.pkl")), predictions(5), 5)
-    mp.spawn(_dump_worker, args=(str(tmp_path / "rendezvous"), str(tmp_path), 5), nprocs=2)
+    in_processes(2, tmp_path, _dump, 5)
     assert_equal(mmengine.load(tmp_path / "ours.pkl"), mmengine.load(tmp_path / "mmdet.pkl"))
 
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from logs import logged
-from mmengine.logging import MMLogger
 from pycocotools import mask as mask_utils
 
+from mmdet_droploss.annotations import ground_truth
+from mmdet_droploss.annotations.federated import remarks_on_lists
 from mmdet_droploss.evaluation import FastLVISMetric
 
 SQUARE = [10.0, 10, 40, 10, 40, 40, 10, 40]
-
-
-@pytest.fixture(autouse=True)
-def _quiet():
-    MMLogger.get_instance("test", logger_name="test", log_level="INFO")
 
 
 def annotation(id_, category_id=1, **changes):
@@ -255,6 +253,40 @@ def test_unknown_ids_and_missing_lists_are_told(build, key):
     assert f"1 of 2 images have no {key}, the first is image id 2; for them" in log
 
 
+def test_the_known_ids_are_gone_through_once(build):
+    """Not for each list of each image: LVIS has 1203 categories and 100,000 images."""
+
+    class Ids(list):
+        times = 0
+
+        def __iter__(self):
+            self.times += 1
+            return super().__iter__()
+
+    images = [dict(id=i, neg_category_ids=[1], not_exhaustive_category_ids=[3]) for i in range(9)]
+    known = Ids([1, 2])
+    (remark,) = remarks_on_lists(images, known, "val.json")
+    assert "not_exhaustive_category_ids has 1 category ids" in remark and known.times == 1
+
+
+# ---------------------------------------------------------------- the digest
+
+
+def test_the_digest_is_of_what_was_read(build, monkeypatch):
+    """Also if the file is saved anew meanwhile."""
+    read = ground_truth.read_annotation_file
+
+    def read_and_save(path, *args):
+        file = read(path, *args)
+        read_and_save.bytes = Path(path).read_bytes()
+        Path(path).write_text(json.dumps(content(annotation(1), annotation(2))))
+        return file
+
+    monkeypatch.setattr(ground_truth, "read_annotation_file", read_and_save)
+    got = build(content()).ground_truth.sha256
+    assert got == hashlib.sha256(read_and_save.bytes).hexdigest()
+
+
 # ---------------------------------------------------------------- categories
 
 
@@ -292,7 +324,11 @@ def test_names_that_lack_or_occur_twice_are_told(build, tmp_path):
     assert [row["name"] for row in rows] == ["5", "ant"]
     categories[0]["name"] = "ant"
     metric = build(content(categories=categories))
-    assert "categories id 5 and id 1 are both called 'ant'" in metric.log
+    repeated = "has two categories with the name {!r}: number 0 and number 1 .*; they are evaluated"
+    assert re.search(repeated.format("ant"), metric.log)
+    # The tables show the id of the one without a name, which is the name of the other.
+    categories = [dict(id=5, frequency="r"), dict(id=1, name="5", frequency="f")]
+    assert re.search(repeated.format("5"), build(content(categories=categories)).log)
 
 
 def test_names_behind_class_freq(build, tmp_path):

@@ -7,7 +7,6 @@ import re
 import shutil
 
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from small_run import CONFIG, ROOT, changes
 
@@ -39,8 +38,7 @@ def test_the_pages_config_writes_the_detections(mini_lvis_dir, tmp_path):
     file = data / "annotations" / "lvis_v1_image_info_test_dev.json"
     file.write_text(json.dumps(bare))
 
-    with DefaultScope.overwrite_default_scope("mmdet"):
-        metrics = Runner.from_cfg(config_of_the_page(data, tmp_path / "test_dev")).test()
+    metrics = Runner.from_cfg(config_of_the_page(data, tmp_path / "test_dev")).test()
     assert metrics == {}
     image_ids, category_ids = ({entry["id"] for entry in entries} for entries in bare.values())
     for iou_type, shape in (("bbox", "bbox"), ("segm", "segmentation")):

@@ -113,6 +113,8 @@ def test_an_error_in_the_training_is_the_exit_code(slurm, tmp_path):
         **dict(GPUS="2", CPUS_PER_TASK="1", GRES="none"),
     )
     assert done.returncode != 0
+    message = r"ann_file='[^']*nowhere\.json' does not exist"
+    assert re.search(message, done.stderr), done.stderr[-4000:]
 
 
 @pytest.mark.parametrize(

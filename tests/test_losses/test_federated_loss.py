@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from mmdet.registry import MODELS
 
 from mmdet_droploss.models.losses import FederatedLoss
-from mmdet_droploss.models.losses import equations as eq
 
 pytestmark = pytest.mark.filterwarnings("ignore:the classifier starts by claiming")
 
@@ -21,10 +20,13 @@ COUNTS = [1, 4, 9, 25, 100, 400, 2500, 0]
 NUM_CLASSES = len(COUNTS)
 
 
-def counted(labels, counts=COUNTS, num_sampled=3, power=0.5):
+def federated(counts=COUNTS, num_sampled=3, power=0.5):
+    return FederatedLoss(len(counts), counts, num_sampled=num_sampled, power=power)
+
+
+def counted(labels, loss):
     """(C,) bool: the categories that count in one batch."""
-    weight = torch.tensor(counts, dtype=torch.float) ** power
-    weights = eq.federated(torch.tensor(labels), weight, num_sampled)
+    weights = loss.term_weights(torch.tensor(labels))
     assert torch.equal(weights.foreground, weights.background)
     return weights.foreground
 
@@ -32,11 +34,12 @@ def counted(labels, counts=COUNTS, num_sampled=3, power=0.5):
 @given(
     labels=st.lists(st.integers(0, NUM_CLASSES), max_size=20),
     num_sampled=st.integers(1, NUM_CLASSES - 1),
+    power=st.sampled_from([0, 0.5]),
     seed=st.integers(0, 2**31),
 )
-def test_the_number_of_categories_is_exact(labels, num_sampled, seed):
+def test_the_number_of_categories_is_exact(labels, num_sampled, power, seed):
     torch.manual_seed(seed)
-    found = counted(labels or [NUM_CLASSES], num_sampled=num_sampled)
+    found = counted(labels or [NUM_CLASSES], federated(num_sampled=num_sampled, power=power))
     present = {label for label in labels if label < NUM_CLASSES}
     assert present <= set(found.nonzero().flatten().tolist())
     assert found[7] == (7 in present), "a category without images is never drawn"
@@ -62,7 +65,8 @@ def test_categories_are_drawn_by_the_power_of_their_frequency(power):
     torch.manual_seed(0)
     times = 4000
     labels = [3, 3, NUM_CLASSES, 3]
-    found = torch.stack([counted(labels, COUNTS[:7] + [16], power=power) for _ in range(times)])
+    loss = federated([*COUNTS[:7], 16], power=power)
+    found = torch.stack([counted(labels, loss) for _ in range(times)])
     share = found.double().mean(dim=0).numpy()
     others = [0, 1, 2, 4, 5, 6, 7]
     weights = [([*COUNTS[:7], 16][j]) ** power for j in others]
@@ -109,7 +113,7 @@ def test_value_and_gradient_are_those_of_the_loops(num_proposals, seed, scale, d
 def test_the_draws_are_decided_by_torchs_seed_and_differ_between_batches():
     def several():
         torch.manual_seed(3)
-        return torch.stack([counted([0]) for _ in range(20)])
+        return torch.stack([counted([0], federated()) for _ in range(20)])
 
     assert torch.equal(several(), several())
     assert len(several().unique(dim=0)) > 1

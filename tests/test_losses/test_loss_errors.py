@@ -9,7 +9,9 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 
+from mmdet_droploss.models import losses
 from mmdet_droploss.models.losses import BEQL, EQL, DropLoss, FixedDropLoss, SigmoidBCELoss
+from mmdet_droploss.models.losses.arguments import TAKE_CLASS_FREQ, accepted_arguments
 
 COUNTS = [3, 50, 500]
 LOSSES = [
@@ -56,6 +58,15 @@ def labels(*values):
 def test_arguments(kind, arguments, message):
     with pytest.raises(ValueError, match=message):
         MODELS.build({**dict(type=kind, num_classes=3, class_freq=COUNTS), **arguments})
+
+
+def test_each_loss_that_takes_class_freq_is_named():
+    takers = {
+        name
+        for name in losses.__all__
+        if name in MODELS.module_dict and "class_freq" in accepted_arguments(MODELS.get(name))
+    }
+    assert set(TAKE_CLASS_FREQ) == takers and "FederatedLoss" in takers
 
 
 @pytest.mark.parametrize("log_base", [1, 0.5, 0, -4, float("nan"), float("inf"), "4"])

@@ -125,6 +125,9 @@ def test_torch_compile_takes_the_whole_loss(cls):
         torch.testing.assert_close(gradient, expected_gradient)
     with pytest.raises(RuntimeError, match="labels must lie in"):
         compiled(x, labels + 1)
+    x[7, 3] = torch.nan
+    with pytest.raises(RuntimeError, match="training has diverged"):
+        compiled(x, labels)
 
 
 @pytest.mark.parametrize("probability", [0.0, 1e-3, 1 / 3, 0.5, 0.97, 1.0])

@@ -13,7 +13,6 @@ from mmdet.models.roi_heads import CascadeRoIHead
 from mmdet.registry import MODELS
 from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from test_whole_detectors import MMDET_CASCADE, data, detector, step
 
@@ -103,7 +102,6 @@ def test_masks(changes, rescale, threshold):
 
 def test_a_head_of_another_kind_is_left_alone():
     """A normed convolution's filters cannot be taken one by one."""
-    init_default_scope("mmdet")
     head = MODELS.build(
         dict(
             type="LargeVocabMaskHead",

@@ -165,26 +165,6 @@ def test_images_without_objects_train(repository, base):
     assert total.isfinite()
 
 
-@pytest.mark.parametrize("base", BASES)
-def test_a_checkpoint_predicts_without_frequencies(repository, base):
-    trained = detector(repository, base, "DropLoss")
-    model = detector(repository, base, "DropLoss")
-    for module in model.modules():
-        if hasattr(module, "tail"):
-            module.tail.zero_()
-            module._tail_is_known = False
-    state = trained.state_dict()
-    assert sum(name.endswith("loss_cls.tail") for name in state) == (3 if "cascade" in base else 1)
-    model.load_state_dict(state)
-    batch = data()
-    found = []
-    for each in (trained, model):
-        each.eval()
-        with torch.no_grad():
-            found.append(each.test_step(batch)[0].pred_instances)
-    assert torch.equal(found[0].scores, found[1].scores)
-
-
 @pytest.mark.parametrize(
     "base, weights, stds, beta",
     [

@@ -8,10 +8,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_compare_runs import GOOD, dataset, make_run  # noqa: F401  (a fixture)
+from test_compare_runs import BAD, GOOD, dataset, make_run  # noqa: F401  (a fixture)
 
 from mmdet_droploss.analysis.protocols import evaluate_again
-from mmdet_droploss.analysis.runs import InputError, load_methods, load_tested
+from mmdet_droploss.analysis.report import compare
+from mmdet_droploss.analysis.runs import InputError, load_tested
 from mmdet_droploss.evaluation import FastLVISMetric
 
 
@@ -49,11 +50,22 @@ def test_a_run_on_other_annotations_is_left_out_and_named(runs, tmp_path):
     )
 
 
-def test_a_comparison_with_it_is_refused(runs):
-    with pytest.raises(InputError, match="is of others.json"):
-        load_methods(runs)
-    del runs[1]
-    assert [len(method.runs) for method in load_methods(runs)] == [2, 1]
+def test_a_comparison_takes_it_if_its_numbers_are_those_of_ann(dataset, tmp_path):  # noqa: F811
+    """The same annotations in another file: what counts is that every run is evaluated on --ann."""
+    annotations = dataset / "annotations"
+    names = []
+    for seed, found in enumerate((GOOD, BAD)):
+        make_run(tmp_path / str(seed), dataset, found, seed)
+        noted(tmp_path / str(seed), f"val{seed}.json", str(seed) * 64)
+        names.append(f"{seed}={tmp_path / str(seed)}")
+    files = annotations / "val.json", str(annotations / "train.json")
+    assert len(compare(*files, names, 0).methods) == 2
+    metrics = tmp_path / "1" / "val.metrics.json"
+    content = json.loads(metrics.read_text())
+    content["metrics"]["segm_APf"] += 0.01
+    metrics.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="the run was tested on other annotations"):
+        compare(*files, names, 0)
 
 
 def test_a_test_and_a_protocol_write_the_digest(dataset, tmp_path):  # noqa: F811

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from mmdet_droploss.analysis.detections import Detections
-from mmdet_droploss.analysis.intervals import bootstrap_intervals, too_rare, without_interval
+from mmdet_droploss.analysis.intervals import (
+    bootstrap_intervals,
+    differences,
+    too_rare,
+    without_interval,
+)
 from mmdet_droploss.analysis.runs import Method, Run
 from mmdet_droploss.annotations import ClassFrequency
 
@@ -33,19 +38,47 @@ def dataset(folder, rare: int, ignored: int = 0) -> Detections:
     return Detections(folder / "val.json", ClassFrequency(np.array([5, 500])), ["bbox"])
 
 
-def method(folder, name: str, rare: int, shift: int) -> Method:
-    """All objects found, the rare ones a little off."""
+def method(
+    folder, name: str, rare: int = 0, shift: int = 0, frequent: int = IMAGES, **metrics: float
+) -> Method:
+    """Objects found, those of all images or the first ones; the rare ones a little off."""
     (folder / name).mkdir()
     found = [
         dict(image_id=i, category_id=2, bbox=[10, 10, 20, 20], score=0.9)
-        for i in range(1, IMAGES + 1)
+        for i in range(1, frequent + 1)
     ]
     found += [
         dict(image_id=i, category_id=1, bbox=[50 + shift, 50, 20, 20], score=0.9)
         for i in range(1, rare + 1)
     ]
     (folder / name / "val.bbox.json").write_text(json.dumps(found))
-    return Method(name, "black", [Run(name, folder / name, {}, [], [], None)])
+    return Method(name, "black", [Run(name, folder / name, metrics, [], [], None)])
+
+
+def ap(found, total=IMAGES):
+    """AP, in percent, of that many objects without an error: of 101 recalls, those reached."""
+    return np.where(found > 0, 100 * (100 * found // total + 1) / 101, 0)
+
+
+def test_an_interval_is_the_middle_95_percent_of_the_draws_in_points(tmp_path):
+    """Drawn anew here: two methods find the objects of 15 and of 45 of the 60 images.
+
+    hotcoco counts an image once that is drawn twice.
+    """
+    few, many = 15, 45
+    methods = [
+        method(tmp_path, str(number), frequent=number, bbox_AP=float(ap(number)) / 100)
+        for number in (few, many)
+    ]
+    delta = differences(*methods, "bbox", dataset(tmp_path, 0), 2000)["bbox_AP"]
+    drawn = np.zeros((20_000, IMAGES), dtype=int)
+    images = np.random.default_rng(1).integers(IMAGES, size=drawn.shape)
+    np.put_along_axis(drawn, images, 1, axis=1)
+    first, second = (ap(drawn[:, :number].sum(axis=1), drawn.sum(axis=1)) for number in (few, many))
+    expected = np.percentile(second - first, [2.5, 97.5])
+    assert delta.value == pytest.approx(ap(many) - ap(few))
+    np.testing.assert_allclose([delta.lower, delta.upper], expected, atol=1)
+    assert delta.lower < delta.value < delta.upper
 
 
 @pytest.mark.parametrize("rare, has_interval", [(2, False), (12, True)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -10,18 +9,15 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from scripts import load_script
 
 from mmdet_droploss.annotations import load_class_frequency
-
-SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "analysis_tools" / "class_frequency.py"
 
 
 @pytest.fixture
 def run(capsys):
-    """Runs the script in this process: another one would spend seconds on imports."""
-    spec = importlib.util.spec_from_file_location("class_frequency_tool", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """Runs the script in this process."""
+    module = load_script("tools/analysis_tools/class_frequency.py")
 
     def main(*arguments: object) -> str:
         module.main([str(argument) for argument in arguments])

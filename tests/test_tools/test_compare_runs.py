@@ -21,7 +21,12 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 
 from mmdet_droploss.analysis.detections import Detections
-from mmdet_droploss.analysis.figures import pick, plot_categories, plot_curves
+from mmdet_droploss.analysis.figures import (
+    pick,
+    plot_categories,
+    plot_curves,
+    plot_differences,
+)
 from mmdet_droploss.analysis.gallery import Gallery, find_image
 from mmdet_droploss.analysis.intervals import Difference, seed_difference
 from mmdet_droploss.analysis.protocols import evaluate_again
@@ -37,7 +42,7 @@ from mmdet_droploss.analysis.runs import (
     load_scalars,
 )
 from mmdet_droploss.analysis.tables import cell, markdown
-from mmdet_droploss.annotations import load_class_frequency
+from mmdet_droploss.annotations import ClassFrequency, load_class_frequency
 from mmdet_droploss.annotations.ground_truth import GroundTruth
 from mmdet_droploss.evaluation import METRIC_KEYS
 from mmdet_droploss.evaluation.lvis_evaluator import category_ap, evaluate_results
@@ -235,7 +240,11 @@ def test_report_holds_the_measured_numbers(tool, dataset, runs, tmp_path, capsys
         assert f"{100 * first[key]:.1f}" in report.cells
         assert f"{100 * second[key]:.1f}" in report.cells
         difference = f"{100 * (second[key] - first[key]):+.1f} ["
-        assert any(cell.startswith(difference) for cell in report.cells), key
+        shown = [cell for cell in report.cells if cell.startswith(difference)]
+        assert shown, key
+        for text in shown:
+            value, low, high = map(float, re.findall(r"[+-][\d.]+", text))
+            assert low <= value <= high, key
 
     # The file stands alone, and the same figures lie beside it.
     assert all(link.startswith("data:") for link in report.links)
@@ -303,6 +312,14 @@ def test_an_interval_of_seeds_agrees_with_the_t_table():
     assert delta.lower == pytest.approx(10 - 4.3027 * 2**0.5, abs=1e-3)
     assert delta.upper == pytest.approx(10 + 4.3027 * 2**0.5, abs=1e-3)
     assert not seed_difference([1.0], [2.0, 3.0]).has_interval
+
+
+def test_an_interval_of_seeds_takes_no_variances_for_equal():
+    """Welch's: var/n is 2/2 and 7.5/5, (1 + 1.5)^2 / (1^2/1 + 1.5^2/4) = 4 degrees of freedom."""
+    delta = seed_difference([1.0, 3.0], [10.0, 10.0, 15.0, 15.0, 15.0])
+    assert delta.value == pytest.approx(11)
+    assert delta.lower == pytest.approx(11 - 2.7764 * 2.5**0.5, abs=1e-3)
+    assert delta.upper == pytest.approx(11 + 2.7764 * 2.5**0.5, abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -641,6 +658,25 @@ def test_pictures_are_turned_as_the_pipeline_turns_them(dataset, tmp_path, orien
     assert seen.mean() == pytest.approx(255 / 12, abs=3)
 
 
+def test_a_picture_that_was_annotated_as_it_is_stored_is_shown_so(dataset, tmp_path):
+    """With color_type='color_ignore_orientation' the pipeline loads it so."""
+    frequency = load_class_frequency(str(dataset / "annotations" / "train.json"))
+    source = Detections(dataset / "annotations" / "val.json", frequency, ["segm"])
+    image = dict(id=1, file_name="lies.png", width=20, height=10)
+    stored = Image.new("RGB", (20, 10), (0, 0, 255))
+    exif = stored.getexif()
+    exif[0x0112] = 6  # by 90 degrees
+    stored.putpixel((0, 0), (255, 0, 0))
+    stored.save(tmp_path / "lies.png", exif=exif)
+    gallery = Gallery(source, frequency, tmp_path)
+    pixels = gallery.pixels(image)
+    assert pixels.shape[:2] == (10, 20) and tuple(pixels[0, 0]) == (255, 0, 0)
+    turned = gallery.pixels({**image, "width": 10, "height": 20})
+    assert turned.shape[:2] == (20, 10) and tuple(turned[0, -1]) == (255, 0, 0)
+    with pytest.raises(InputError, match="has height and width"):
+        gallery.pixels({**image, "height": 11})
+
+
 def test_boxes_need_no_masks_and_categories_no_names(tool, dataset, runs, tmp_path, capsys):
     """A COCO-format set of boxes: no segmentation, no federated lists, no frequencies, no names."""
     root, made = runs
@@ -760,8 +796,67 @@ def test_figure_4_has_two_methods_on_the_same_images(dataset, runs, tmp_path, ca
     assert (tmp_path / "figure3.svg").is_file()
 
 
+def two_seeds(name, *rows) -> Method:
+    """Each row has the category APs of a seed; its last loss is 1, 2, ..., its val AP 0.1, ..."""
+    runs = []
+    for seed, row in enumerate(rows, 1):
+        log = [{"step": 1, "loss": 9}, {"step": 2, "loss": seed}]
+        log.append({"step": 2, "lvis/segm_AP": seed / 10})
+        runs.append(Run(name, Path(), {}, [{"segm_AP": ap} for ap in row], log, None))
+    return Method(name, "black", runs)
+
+
+def test_the_figures_draw_the_means_over_the_seeds_in_percent():
+    methods = [
+        two_seeds("a", [0.1, 0.2, 0.3, None], [0.3, 0.4, 0.7, None]),
+        two_seeds("b", [0.2, 0.1, 0.8, 0.5], [0.4, 0.3, 0.8, 0.5]),
+    ]
+    frequency = ClassFrequency(np.array([5, 50, 500, 700]))
+    left, right = plot_categories(methods, frequency, "segm").axes
+    pairs = [line.get_xydata() for line in left.lines[2:]]  # after the borders of the groups
+    expected = [[[5, 20], [5, 30]], [[50, 30], [50, 20]], [[500, 50], [500, 80]]]
+    np.testing.assert_allclose(pairs, expected)
+    points = [np.ma.filled(marks.get_offsets(), np.nan) for marks in left.collections]
+    expected = [[[5, 20], [50, 30], [500, 50], [np.nan, np.nan]]]
+    expected += [[[5, 30], [50, 20], [500, 80], [700, 50]]]
+    np.testing.assert_allclose(points, expected)
+    points = [marks.get_offsets() for marks in right.collections]
+    np.testing.assert_allclose(points, [[[5, 10]], [[50, -10]], [[500, 30]]])
+    means = [line.get_label() for line in right.lines[3:]]
+    assert means == ["rare: mean +10.0", "common: mean -10.0", "frequent: mean +30.0"]
+
+    total, _, val_ap, *_ = plot_curves(methods).axes
+    curves = [line.get_xydata().tolist() for line in total.lines]
+    assert curves == [[[1, 9], [2, 1]], [[1, 9], [2, 2]]] * 2
+    curves = [line.get_xydata() for line in val_ap.lines]
+    np.testing.assert_allclose(curves, [[[2, 10]], [[2, 20]]] * 2)
+
+
+def test_the_figure_of_differences_draws_values_and_intervals():
+    methods = [Method(name, "black", []) for name in "ab"]
+    deltas = [Difference(4, 1, 7), Difference(-2), Difference(0, -1, 1.5), Difference(3)]
+    keys = [f"segm_{key}" for key in ("AP", "APr", "APc", "APf")]
+    figure = plot_differences(methods, {"b": dict(zip(keys, deltas, strict=True))}, ["segm"])
+    (axes,) = figure.axes
+    drawn = [line.get_xydata().tolist() for line in axes.lines[:-1]]  # the last one is at 0
+    assert drawn == [
+        *([[1, 0], [7, 0]], [[4, 0]]),
+        [[-2, 1]],
+        *([[-1, 2], [1.5, 2]], [[0, 2]]),
+        [[3, 3]],
+    ]
+    rows = [text.get_text() for text in axes.get_yticklabels()]
+    assert rows == ["AP (all)", "APr (rare)", "APc (common)", "APf (frequent)"]
+
+
 def test_seeds_without_a_rare_category_have_no_deviation(dataset, tmp_path):
     """LVIS has -1 where there is nothing to measure, and NaN has no deviation."""
     run = Run("a", tmp_path, {"segm_APr": -1.0}, [], [], None)
     method = Method("a", "black", [run, run])
     assert math.isnan(method.deviation("segm_APr")) and cell(method, "segm_APr") == "–"
+
+
+@pytest.mark.parametrize("name", ["mmdet.BEQL", "mmdet_droploss.models.losses.BEQL"])
+def test_a_loss_is_called_by_its_name_alone(tmp_path, name):
+    config = Config(dict(model=dict(bbox_head=dict(loss_cls=dict(type=name)))))
+    assert facts_of(Run("a", tmp_path, {}, [], [], config))["loss"] == "BEQL"

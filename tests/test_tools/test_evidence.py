@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
+from scripts import ROOT, load_script
 
 
 @pytest.fixture
-def evidence(monkeypatch):
+def evidence():
     """The script as a module of its own, so that a test can change where it reads and writes."""
-    monkeypatch.syspath_prepend(str(ROOT / ".dev_scripts"))  # as for a program
-    spec = importlib.util.spec_from_file_location("evidence", ROOT / ".dev_scripts" / "evidence.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(".dev_scripts/evidence.py")
 
 
 def test_the_pages_have_what_was_measured(evidence, capsys):

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from scripts import load_script
 
 from mmdet_droploss.analysis.gradient_figure import draw_gradient_figure, running_median
-from mmdet_droploss.analysis.gradient_record import GradientRecord, load_gradient_record
+from mmdet_droploss.engine.gradient_record import GradientRecord, load_gradient_record
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
 COUNTS = np.array([5, 500, 50, 7, 300, 20])
 
 
-def tool(path):
-    spec = importlib.util.spec_from_file_location(Path(path).stem, TOOLS / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def draw(*arguments):
+    load_script("tools/analysis_tools/gradient_figure.py").main([str(a) for a in arguments])
 
 
 def record(num_heads=1, image_count=COUNTS, num_classes=6):
@@ -74,7 +69,7 @@ def test_background_s_share_of_seesaw_is_not_measured(background, tmp_path, caps
         record(), loss="SeesawLoss", background=np.full((2, 1, 6), background, np.float32)
     )
     made.save(tmp_path / "run.npz")
-    tool("analysis_tools/gradient_figure.py").main([str(tmp_path / "run.npz")])
+    draw(tmp_path / "run.npz")
     printed = capsys.readouterr().out
     assert "| rare | – |" in printed and "0 %" not in printed
     assert "separate objectness" in printed
@@ -93,7 +88,7 @@ def test_a_category_without_discouraging_gradient_leaves_a_gap():
 
 def test_the_command_writes_two_pictures(tmp_path, capsys):
     record().save(tmp_path / "run.npz")
-    tool("analysis_tools/gradient_figure.py").main([str(tmp_path / "run.npz")])
+    draw(tmp_path / "run.npz")
     printed = capsys.readouterr().out
     assert "run.png" in printed
     share = np.median(100 * record().background_share()[0, COUNTS <= 10])
@@ -117,7 +112,7 @@ def test_the_command_writes_two_pictures(tmp_path, capsys):
 def test_what_cannot_be_drawn_is_said(made, arguments, said, tmp_path):
     made.save(tmp_path / "run.npz")
     with pytest.raises(SystemExit, match=f"gradient_figure.py: error: .*{said}"):
-        tool("analysis_tools/gradient_figure.py").main([str(tmp_path / "run.npz"), *arguments])
+        draw(tmp_path / "run.npz", *arguments)
 
 
 def test_a_file_cut_short_and_a_missing_one(tmp_path):
@@ -125,7 +120,7 @@ def test_a_file_cut_short_and_a_missing_one(tmp_path):
     (tmp_path / "run.npz").write_bytes((tmp_path / "run.npz").read_bytes()[:200])
     for name, said in (("run.npz", "cut short"), ("none.npz", "No such file")):
         with pytest.raises(SystemExit, match=said):
-            tool("analysis_tools/gradient_figure.py").main([str(tmp_path / name)])
+            draw(tmp_path / name)
 
 
 def test_a_damaged_byte_is_noticed_or_does_not_matter(tmp_path):
@@ -170,7 +165,7 @@ def test_what_is_no_archive_of_a_record_is_said(tmp_path):
 
 
 def test_train_py_adds_the_hook(tmp_path):
-    train = tool("train.py")
+    train = load_script("tools/train.py")
     (tmp_path / "c.py").write_text(
         "train_dataloader = train_cfg = optim_wrapper = {'dataset': {}, 'sampler': {}}\n"
         "model = dict(type='A')\ncustom_hooks = [dict(type='CheckpointShapeHook')]\n"

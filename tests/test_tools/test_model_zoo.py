@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
+from scripts import ROOT, load_script
 
 
 @pytest.fixture
 def model_zoo():
     """The script as a module of its own, so that a test can change where it writes."""
-    path = ROOT / ".dev_scripts" / "model_zoo.py"
-    spec = importlib.util.spec_from_file_location("model_zoo_tool", path)
-    module = importlib.util.module_from_spec(spec)
-    # A dataclass looks its module up.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, spec.name, module)
-        patch.syspath_prepend(str(path.parent))  # as for a program
-        spec.loader.exec_module(module)
-        yield module
+    return load_script(".dev_scripts/model_zoo.py")
 
 
 def test_the_pages_are_up_to_date(model_zoo, capsys):

@@ -84,7 +84,7 @@ ARGUMENTS = ["data/train.json", "data/val.json", "--images", "data/images", "--g
 def test_the_config_is_what_was_promised(tool, home, capsys):
     tool.main(ARGUMENTS)
     said = capsys.readouterr().out
-    assert "bash tools/dist_train.sh my_config.py 2 --auto-scale-lr" in said
+    assert "bash tools/dist_train.sh my_config.py 2\n" in said
     assert "at most 100 images: 2 of 3 categories" in said
     text = Path("my_config.py").read_text()
     assert "lambda_" not in text, "LVIS's own threshold is the default"

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 from importlib import metadata
-from pathlib import Path
 
 import pytest
+from scripts import load_script
 
 try:
     metadata.version("mmengine")
 except metadata.PackageNotFoundError:
     pytest.skip("the list is of OpenMMLab's packages, not of their forks", allow_module_level=True)
 
-SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "misc" / "offline_packages.py"
-
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("offline_packages", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("tools/misc/offline_packages.py")
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import math
 import re
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import ROOT, load_script
 
 from mmdet_droploss.analysis import paper_tables, tradeoff_figures
 from mmdet_droploss.analysis.runs import InputError, facts_of, load_tested
@@ -18,7 +18,6 @@ from mmdet_droploss.analysis.settings import Setting, from_name, setting_of
 from mmdet_droploss.analysis.tradeoff_figures import background_weight, pareto_frontier
 from mmdet_droploss.evaluation import METRIC_KEYS
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """
 model = dict(
     backbone=dict(depth={depth}),
@@ -28,11 +27,7 @@ train_dataloader = dict(sampler=dict(type='{sampler}'))
 
 
 def tool(name: str):
-    path = ROOT / "tools" / "analysis_tools" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"{name}_tool", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(f"tools/analysis_tools/{name}.py")
 
 
 def make_run(folder: Path, loss: str = "", num_classes: int = 3, kinds=("segm", "bbox"), **values):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import signal
@@ -16,8 +15,8 @@ from types import SimpleNamespace
 import orjson
 import pytest
 from PIL import Image
+from scripts import ROOT, load_script
 
-ROOT = Path(__file__).resolve().parents[2]
 #: 60 categories of which a third are frequent, that is in over 100 images, take 770 images.
 SIZE = ("--iterations", "6", "--images", "800", "--val-images", "12")
 TIMEOUT = 1800  # generous: two processes may share one busy core
@@ -168,10 +167,7 @@ def test_other_options_are_not_mixed_in(story: Story):
 
 
 def test_an_edited_config_is_not_mixed_in(tmp_path, monkeypatch, capsys):
-    path = ROOT / "tools" / "quickstart.py"
-    spec = importlib.util.spec_from_file_location("quickstart_tool", path)
-    program = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(program)
+    program = load_script("tools/quickstart.py")
     for name in ("base", "sigmoid"):
         (tmp_path / f"{name}.py").write_text("lambda_ = 0.1")
     (tmp_path / "droploss.py").write_text("_base_ = 'base.py'")
@@ -185,10 +181,27 @@ def test_an_edited_config_is_not_mixed_in(tmp_path, monkeypatch, capsys):
     (tmp_path / "base.py").write_text("lambda_ = 0.5")
     with pytest.raises(SystemExit):
         program.Quickstart(args, "").refuse_to_mix()
-    assert "> configs-stamp=" in capsys.readouterr().err
+    assert "> settings-stamp=" in capsys.readouterr().err
     stamp = tmp_path / "work" / "quickstart.options"
-    stamp.write_text("".join(stamp.read_text().splitlines(keepends=True)[:-1]))  # as 0.1.0 wrote it
-    program.Quickstart(args, "").refuse_to_mix()
+    lines = stamp.read_text().splitlines(keepends=True)[:-1]
+    for earlier in ("", "configs-stamp=of MMEngine's text\n"):  # the first as 0.1.0 wrote it
+        stamp.write_text("".join([*lines, earlier]))
+        program.Quickstart(args, "").refuse_to_mix()
+
+
+def test_a_training_finds_the_checkpoint_that_it_goes_on_from(tmp_path, monkeypatch, capsys):
+    """A named one that is damaged would be refused, though the one before it is whole."""
+    program = load_script("tools/quickstart.py")
+    (tmp_path / "sigmoid").mkdir()
+    (tmp_path / "sigmoid" / "last_checkpoint").write_text("/gone/iter_3.pth")
+    commands = []
+    monkeypatch.setattr(program, "run", lambda *command: commands.append(command))
+    args = SimpleNamespace(seed=0, iterations=6, processes=1, work_dir=tmp_path, data=tmp_path)
+    with pytest.raises(SystemExit):  # nothing was trained
+        program.Quickstart(args, "").train("sigmoid")
+    (command,) = commands
+    assert command[command.index("--resume") + 1] == "--cfg-options"
+    assert f"going on from {tmp_path / 'sigmoid' / 'iter_3.pth'}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import datetime
 import fcntl
+import hashlib
 import importlib.util
 import json
 import os
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from mmengine.config import Config
 from small_run import CONFIG, changes
 
 from mmdet_droploss.analysis.study import StudyError, load_study
@@ -224,6 +226,57 @@ def test_a_study_runs_is_not_run_again_and_reports(tool, content, tmp_path, caps
     assert f"{broken} is not what test.py" in sentence
 
 
+#: It notes its name, and leaves what a test does.
+STAND_IN = """
+import pathlib, sys
+folder = pathlib.Path(__file__).parent
+with open(folder / "ran", "a") as ran:
+    ran.write(pathlib.Path(__file__).stem + " ")
+if "--results" in sys.argv:
+    open(sys.argv[sys.argv.index("--results") + 1] + ".metrics.json", "w").close()
+"""
+
+
+@pytest.mark.parametrize(
+    "checkpoint, pointer, metrics, is_trained, is_done, left",
+    [
+        (None, None, None, False, False, ["train", "test"]),
+        (5, None, None, False, False, ["train", "test"]),  # killed while it was written
+        (5, "iter_800.pth", None, False, False, ["train", "test"]),
+        (5, "iter_1600.pth", None, True, False, ["test"]),
+        (5, "iter_1600.pth", 4, True, False, ["test"]),  # of an earlier training
+        (5, "iter_1600.pth", 6, True, True, []),
+        (None, "iter_1600.pth", 6, False, True, []),  # deleted, to save space
+    ],
+)
+def test_what_is_left_to_do_follows_the_files(
+    tool, tmp_path, monkeypatch, checkpoint, pointer, metrics, is_trained, is_done, left
+):
+    """Checkpoint and metrics are as old as that; other programs stand in for train.py, test.py."""
+    annotations = tmp_path / "annotations.json"
+    annotations.touch()
+    content = {"train_ann": str(annotations), "val_ann": str(annotations)}
+    content["methods"] = [{"name": "DropLoss", "config": str(CONFIG)}]
+    (job,) = load_study(write(tmp_path, content), tmp_path / "work").jobs
+    job.folder.mkdir(parents=True)
+    for file, written in ((job.folder / "iter_1600.pth", checkpoint), (job.metrics_file, metrics)):
+        if written is not None:
+            file.touch()
+            os.utime(file, (written, written))
+    if pointer is not None:
+        (job.folder / "last_checkpoint").write_text(str(job.folder / pointer))
+    assert (job.is_trained(), job.is_done()) == (is_trained, is_done)
+
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.py").write_text(STAND_IN)
+    monkeypatch.setattr(tool, "TOOLS", tmp_path)
+    runner = tool.Runner([job], tool.say)
+    runner.run(1)
+    ran = tmp_path / "ran"
+    assert (ran.read_text().split() if ran.exists() else []) == left
+    assert runner.failed == [] and job.is_done()
+
+
 def test_what_is_not_done_is_said(tool, content, tmp_path, capsys):
     assert tool.main([str(write(tmp_path, content)), "--work-dir", str(tmp_path / "work"),
                       "--report"]) == 1  # fmt: skip
@@ -246,28 +299,143 @@ def test_results_of_other_settings_are_neither_gone_on_with_nor_reported(
     arguments = [str(file), "--work-dir", str(tmp_path / "work"), "--only", "sigmoid*"]
     assert tool.main(arguments) == 1
     said = capsys.readouterr().err
-    sentence = "was begun with another options and another sha256 of the settings"
+    sentence = "was begun with another options and another digest of the settings"
     assert said.count(sentence) == 1 and "give another --work-dir" in said
     with pytest.raises(SystemExit, match=sentence):
         tool.main([*arguments, "--print"])
 
 
-def test_annotations_that_were_corrected_since_are_noticed(content, tmp_path):
-    files = {}
-    for key in ("train_ann", "val_ann"):
-        files[key] = str(tmp_path / f"{key}.json")
-        shutil.copy(content[key], files[key])
-    job = load_study(write(tmp_path, {**content, **files}), tmp_path / "work").jobs[0]
+@pytest.fixture
+def alone(tmp_path):
+    """A job of a single iteration, and its annotations, which nothing reads."""
+    files = {key: tmp_path / f"{key}.json" for key in ("train_ann", "val_ann")}
+    for key, file in files.items():
+        file.write_text(key)
+    content = {key: str(file) for key, file in files.items()}
+    content["options"] = {"train_cfg.max_iters": 1}
+    content["methods"] = [{"name": "DropLoss", "config": str(CONFIG)}]
+    return load_study(write(tmp_path, content), tmp_path / "work").jobs[0], files
+
+
+def correct(file):
+    file.write_text(file.read_text() + "\n")
+
+
+def test_training_annotations_that_were_corrected_since_are_noticed(alone):
+    job, files = alone
     job.begin()
     note = job.folder / "job.json"
     noted = json.loads(note.read_bytes())
     assert job.conflict() is None
-    with open(files["val_ann"], "a") as file:
-        file.write("\n")
-    assert "was begun with another content of val_ann" in job.conflict()
+    correct(files["train_ann"])
+    assert "was begun with another content of train_ann (" in job.conflict()
     # As earlier versions noted it.
     note.write_text(json.dumps({k: v for k, v in noted.items() if not k.startswith("content")}))
     assert job.conflict() is None
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+@pytest.mark.parametrize("evaluator", ["val_ann", "train_ann"])
+def test_after_a_correction_of_val_ann_only_the_test_is_run_again(
+    tool, alone, tmp_path, monkeypatch, capsys, by_hand, evaluator
+):
+    job, files = alone
+    job.begin()
+    if by_hand:
+        (job.folder / "job.json").unlink()
+    for name in ("iter_1.pth", "last_checkpoint"):
+        (job.folder / name).write_text("iter_1.pth")
+
+    def numbers_of(file):
+        of = dict(file=str(file), sha256=hashlib.sha256(file.read_bytes()).hexdigest())
+        return json.dumps(dict(metrics={}, per_category=[], annotations=of))
+
+    job.metrics_file.write_text(numbers_of(files["val_ann"]))
+    assert job.is_done() and job.stale() is None
+    correct(files["val_ann"])
+    assert job.conflict() is None and not job.is_done()
+    said = f"{job.metrics_file} is of {files['val_ann']} (sha256 "
+    arguments = [str(tmp_path / "study.yml"), "--work-dir", str(tmp_path / "work")]
+    assert tool.main([*arguments, "--report"]) == 1
+    assert said in capsys.readouterr().err
+    assert tool.main([*arguments, "--print"]) == 0
+    printed = capsys.readouterr().out
+    assert "test.py" in printed and "train.py" not in printed
+
+    (tmp_path / "new.json").write_text(numbers_of(files[evaluator]))
+    commands = [["false"], ["cp", str(tmp_path / "new.json"), str(job.metrics_file)]]
+    monkeypatch.setattr(tool.Job, "commands", lambda job, tools: commands)
+    runner = tool.Runner([job], tool.say)
+    runner.run(1)
+    assert said in capsys.readouterr().out
+    if evaluator == "val_ann":
+        assert runner.failed == [] and job.is_done()
+    else:
+        (sentence,) = runner.failed
+        assert f"is of {files['train_ann']} (" in sentence
+        assert "test_evaluator and val_ann have to name the same file" in sentence
+
+
+def test_numbers_that_do_not_say_what_they_are_of_are_believed(alone):
+    """Those of earlier versions; of a file that was cut short the report says so."""
+    job, _ = alone
+    job.begin()
+    for text in ("{}", '{"metrics": {}, "annotations": {"file"'):
+        job.metrics_file.write_text(text)
+        assert job.is_done(), text
+
+
+def test_a_note_of_an_earlier_version_and_its_training_are_looked_at(alone):
+    job, _ = alone
+    job.begin()
+    note = job.folder / "job.json"
+    noted = json.loads(note.read_bytes())
+    del noted["digest of the settings"]  # there was one of the text, which MMEngine may change
+    note.write_text(json.dumps({**noted, "sha256 of the settings": "0", "content of val_ann": "0"}))
+    assert job.conflict() is None
+    log = job.folder / "20260101_000000" / "vis_data"
+    log.mkdir(parents=True)
+    (log / "scalars.json").write_text('{"step": 1, "loss": 1.0}\n')
+    job.settings.dump(log / "config.py")
+    assert job.conflict() is None
+    other = copy.deepcopy(job.settings)
+    other.optim_wrapper.optimizer.lr = 7.0
+    other.dump(log / "config.py")
+    assert "was trained with optim_wrapper.optimizer.lr 7.0" in job.conflict()
+    note.write_text(json.dumps({**noted, "seed": 4}))
+    assert "was begun with another seed (" in job.conflict()
+
+
+def test_the_text_that_mmengine_makes_of_a_config_is_not_its_settings(alone, monkeypatch):
+    job, _ = alone
+    job.begin()
+    monkeypatch.setattr(Config, "pretty_text", "formatted by another yapf")
+    assert job.conflict() is None
+
+
+def test_a_training_by_hand_of_a_config_in_pure_python_is_its_job_s(alone, tmp_path):
+    study = (tmp_path / "study.yml").read_text().replace(str(CONFIG), "mine.py")
+    (tmp_path / "study.yml").write_text(study)
+    (tmp_path / "mine.py").write_text(
+        "from mmdet.models.detectors import MaskRCNN\n"
+        "from mmdet_droploss.engine.category_check import CategoryCheckHook\n"
+        "model = dict(type=MaskRCNN)\n"
+        "train_cfg = dict(max_iters=1)\n"
+        "custom_hooks = [dict(type=CategoryCheckHook)]\n"
+    )
+    (job,) = load_study(tmp_path / "study.yml", tmp_path / "work").jobs
+    log = job.folder / "20260101_000000" / "vis_data"
+    log.mkdir(parents=True)
+    (log / "scalars.json").write_text('{"step": 1, "loss": 1.0}\n')
+    job.settings.dump(log / "config.py")
+    assert "type='mmdet.models.detectors.MaskRCNN'" in (log / "config.py").read_text()
+    assert job.conflict() is None
+    job.begin()
+    assert job.conflict() is None
+    (job.folder / "job.json").unlink()
+    text = (log / "config.py").read_text().replace("MaskRCNN", "CascadeRCNN")
+    (log / "config.py").write_text(text)
+    assert "with model.type 'CascadeRCNN', but the study has 'MaskRCNN'" in job.conflict()
 
 
 def test_a_training_by_hand_with_other_settings_is_noticed(tool, content, tmp_path, capsys):
@@ -318,7 +486,7 @@ def test_a_config_that_was_edited_since_is_noticed(content, tmp_path):
     assert load_study(file, tmp_path / "work").jobs[0].conflict() is None
     mine.write_text(f"_base_ = '{CONFIG.as_posix()}'\nmodel = dict(rpn_head=dict(num_convs=2))")
     said = load_study(file, tmp_path / "work").jobs[0].conflict()
-    assert "mine, seed 0" in said and "another sha256 of the settings" in said
+    assert "mine, seed 0" in said and "another digest of the settings" in said
 
 
 def test_a_job_that_another_process_runs_is_left_to_it(tool, content, tmp_path, capsys):

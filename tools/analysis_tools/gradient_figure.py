@@ -20,8 +20,8 @@ from pathlib import Path
 
 from mmdet_droploss.analysis.figures import write_figure
 from mmdet_droploss.analysis.gradient_figure import draw_gradient_figure, gradient_table
-from mmdet_droploss.analysis.gradient_record import load_gradient_record
 from mmdet_droploss.annotations import load_class_frequency
+from mmdet_droploss.engine.gradient_record import load_gradient_record
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

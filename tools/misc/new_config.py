@@ -153,7 +153,7 @@ test_evaluator = val_evaluator
 {% if schedule is none -%}
 # The schedule is the base's, which counts in epochs.
 {% else -%}
-{{ ("Schedule: " ~ schedule.reason ~ ". --auto-scale-lr fits the learning rate to it.") | comment }}
+{{ ("Schedule: " ~ schedule.reason ~ ".") | comment }}
 max_iters = {{ schedule.max_iters }}
 train_cfg = dict(max_iters=max_iters, val_interval={{ schedule.interval }})
 param_scheduler = [
@@ -169,6 +169,8 @@ param_scheduler = [
 ]
 default_hooks = dict(checkpoint=dict(interval={{ schedule.interval }}))
 {% endif -%}
+# The base's learning rate is for base_batch_size images; this scales it to those of an iteration.
+auto_scale_lr = dict(enable=True)
 """
 
 
@@ -382,7 +384,7 @@ def write(args: argparse.Namespace) -> None:
     if schedule is not None:
         print(f"The schedule: {schedule.reason}.")
     print(f"wrote {args.out}: read it, change what you know better. Then train:\n")
-    print(f"    bash tools/dist_train.sh {args.out} {args.gpus} --auto-scale-lr")
+    print(f"    bash tools/dist_train.sh {args.out} {args.gpus}")
 
 
 def base_path(base: Path, out: Path) -> str:

@@ -8,7 +8,7 @@ from mmdet.registry import MODELS
 from torch import nn
 
 #: The losses of this package that take the image counts.
-TAKE_CLASS_FREQ = ("DropLoss", "EQL", "BEQL", "FixedDropLoss", "SigmoidBCELoss")
+TAKE_CLASS_FREQ = ("DropLoss", "EQL", "BEQL", "FixedDropLoss", "SigmoidBCELoss", "FederatedLoss")
 
 
 def accepted_arguments(cls: type) -> set[str] | None:

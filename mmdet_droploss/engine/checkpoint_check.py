@@ -1,15 +1,13 @@
-"""Hooks."""
+"""Compares a checkpoint with the model and the settings of the run that takes it."""
 
 from __future__ import annotations
 
-from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 
-from .config_checks import kind_of
-from .settings_difference import other_than_before
+from .settings_difference import first_of, other_than_before
 
 
 @HOOKS.register_module()
@@ -74,13 +72,6 @@ class CheckpointShapeHook(Hook):
             )
 
 
-def add_shape_check(cfg: Config) -> None:
-    """Give a config the hook, if it has none; the config is changed in place."""
-    hooks = list(cfg.get("custom_hooks") or [])
-    if not any(kind_of(hook) == CheckpointShapeHook.__name__ for hook in hooks):
-        cfg.custom_hooks = [*hooks, {"type": CheckpointShapeHook.__name__}]
-
-
 def _warn_of_other_settings(runner: Runner, checkpoint: dict) -> None:
     if not runner._resume and isinstance(runner._train_loop, BaseLoop):
         return  # fine-tuning
@@ -96,9 +87,3 @@ def _warn_of_other_settings(runner: Runner, checkpoint: dict) -> None:
             f"taken: {first_of(differences)}. If that is not meant, take the config that it was "
             f"trained with, or that one's checkpoint"
         )
-
-
-def first_of(items: list[str]) -> str:
-    """The first four, and how many there are besides."""
-    more = len(items) - 4
-    return "; ".join(items[:4]) + (f" (and {more} more)" if more > 0 else "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import mmdet
@@ -10,11 +9,8 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
-
-sys.path.insert(0, str(Path(__file__).parent / "test_roi_heads"))
-from test_whole_detectors import data, step  # noqa: E402
+from test_whole_detectors import data, step
 
 CONFIGS = Path(mmdet.__file__).parent / ".mim" / "configs"
 TWO_STAGES = [
@@ -59,7 +55,6 @@ def detector(config, **more):
     cfg.backbone.init_cfg = None
     for sampler in rcnn_samplers(cfg):
         sampler.num = 32
-    init_default_scope("mmdet")
     model = MODELS.build(cfg)
     model.init_weights()
     return model
