@@ -49,8 +49,8 @@ def decode_json(text: bytes | memoryview, type_: type[T], who: str, is_not: str)
 
 
 def _reason(text: memoryview, error: Exception) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return f": it is not UTF-8 ({error.reason}); save it as UTF-8"
+    if "utf-8" in str(error).lower():  # a UnicodeDecodeError before msgspec 0.23
+        return f": it is not UTF-8 ({error}); save it as UTF-8"
     if "truncated" in str(error):
         return f", perhaps truncated ({len(text)} bytes): {error}"
     place = re.search(r"\(byte (\d+)\)", str(error))
