@@ -45,9 +45,10 @@ yet, so there are no weights to download. The paper reports means of three runs 
 Detectron2 code, on the validation sets.
 
 APr, APc and APf are those of masks, too; all columns of the paper's tables are in
-[The paper's results](paper_results.md). An empty cell means that the paper has no such row: of the other values of b
-(`log_base`, by default 4) and of the drop ratio it has a picture only. For LVIS v1.0 it has a
-"Baseline" and does not say whether that is sigmoid or softmax; here it stands beside sigmoid.
+[The paper's results](paper_results.md). An empty cell means that the paper has no such row: of the
+other values of b (`log_base`, by default 4) and of the drop ratio it has a picture only. For LVIS
+v1.0 it has a "Baseline" and does not say whether that is sigmoid or softmax; here it stands beside
+sigmoid.
 
 Cascade Mask R-CNN is Detectron2's, as in the paper; configs with `cascade_mask_rcnn_mmdet` in their
 names have MMDetection's. RFS is repeat factor sampling. Configs with `1x` or `2x` in their names
