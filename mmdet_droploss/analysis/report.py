@@ -16,9 +16,10 @@ import numpy as np
 from ..annotations import GROUP_NAMES, ClassFrequency, load_class_frequency
 from ..annotations.progress import track
 from ..version import __version__
+from .comparable_runs import common_iou_types, load_methods
 from .detections import Detections
 from .intervals import Difference, differences, without_interval
-from .runs import IOU_TITLES, KEY_TITLES, KEYS, Method, common_iou_types, facts_of, load_methods
+from .runs import IOU_TITLES, KEY_TITLES, KEYS, Method, facts_of
 from .tables import build_table, sentences
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")

@@ -8,11 +8,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_compare_runs import BAD, GOOD, dataset, make_run  # noqa: F401  (a fixture)
+from made_up_runs import BAD, GOOD, make_run
 
+from mmdet_droploss.analysis.comparable_runs import load_tested
 from mmdet_droploss.analysis.protocols import evaluate_again
 from mmdet_droploss.analysis.report import compare
-from mmdet_droploss.analysis.runs import InputError, load_tested
+from mmdet_droploss.analysis.runs import InputError
 from mmdet_droploss.evaluation import FastLVISMetric
 
 
@@ -26,7 +27,7 @@ def noted(folder: Path, file: str, sha256: str) -> Path:
 
 
 @pytest.fixture
-def runs(tmp_path, dataset) -> list[str]:  # noqa: F811
+def runs(tmp_path, dataset) -> list[str]:
     """Three seeds of one name and an old run, of which the second was tested on another file."""
     make_run(tmp_path / "0", dataset, GOOD, 0)
     for seed in (1, 2, 3):
@@ -50,7 +51,7 @@ def test_a_run_on_other_annotations_is_left_out_and_named(runs, tmp_path):
     )
 
 
-def test_a_comparison_takes_it_if_its_numbers_are_those_of_ann(dataset, tmp_path):  # noqa: F811
+def test_a_comparison_takes_it_if_its_numbers_are_those_of_ann(dataset, tmp_path):
     """The same annotations in another file: what counts is that every run is evaluated on --ann."""
     annotations = dataset / "annotations"
     names = []
@@ -68,7 +69,7 @@ def test_a_comparison_takes_it_if_its_numbers_are_those_of_ann(dataset, tmp_path
         compare(*files, names, 0)
 
 
-def test_a_test_and_a_protocol_write_the_digest(dataset, tmp_path):  # noqa: F811
+def test_a_test_and_a_protocol_write_the_digest(dataset, tmp_path):
     ann_file = dataset / "annotations" / "val.json"
     make_run(tmp_path / "run", dataset, GOOD, 0)
     evaluate_again(

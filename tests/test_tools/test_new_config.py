@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -16,12 +15,12 @@ from hypothesis import strategies as st
 from mmdet.registry import DATASETS, METRICS, MODELS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from scripts import load_script
 
 from mmdet_droploss.analysis.proposals import propose_schedule, propose_tail, threshold
 from mmdet_droploss.annotations import ClassFrequency
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "tools" / "misc" / "new_config.py"
 NAMES = ("ant", "bee", "cicada")
 #: Training images of each category.
 IMAGES_WITH = (120, 6, 2)
@@ -29,10 +28,7 @@ IMAGES_WITH = (120, 6, 2)
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("new_config", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("tools/misc/new_config.py")
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,8 @@ import pytest
 from scripts import ROOT, load_script
 
 from mmdet_droploss.analysis import paper_tables, tradeoff_figures
-from mmdet_droploss.analysis.runs import InputError, facts_of, load_tested
+from mmdet_droploss.analysis.comparable_runs import load_tested
+from mmdet_droploss.analysis.runs import InputError, facts_of
 from mmdet_droploss.analysis.settings import Setting, from_name, setting_of
 from mmdet_droploss.analysis.tradeoff_figures import background_weight, pareto_frontier
 from mmdet_droploss.evaluation import METRIC_KEYS

@@ -7,7 +7,6 @@ import copy
 import datetime
 import fcntl
 import hashlib
-import importlib.util
 import json
 import os
 import re
@@ -22,6 +21,7 @@ from pathlib import Path
 import pytest
 import yaml
 from mmengine.config import Config
+from scripts import load_script
 from small_run import CONFIG, changes
 
 from mmdet_droploss.analysis.study import StudyError, load_study
@@ -34,10 +34,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "study.py"
 @pytest.fixture(scope="module")
 def tool():
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("study", SCRIPT)
-    module = sys.modules["study"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("tools/study.py")
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmdet_droploss.analysis.comparable_runs import load_tested
 from mmdet_droploss.analysis.paper_tables import (
     PAPER_DATA,
     build_rows,
@@ -34,7 +35,7 @@ from mmdet_droploss.analysis.paper_tables import (
     to_latex,
     to_markdown,
 )
-from mmdet_droploss.analysis.runs import IOU_TITLES, load_tested
+from mmdet_droploss.analysis.runs import IOU_TITLES
 from mmdet_droploss.utils import write_atomically
 
 

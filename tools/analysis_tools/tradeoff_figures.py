@@ -32,13 +32,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmdet_droploss.analysis.arguments import add_picture_options
-from mmdet_droploss.analysis.runs import (
-    IOU_TITLES,
-    InputError,
-    Method,
-    common_iou_types,
-    load_tested,
-)
+from mmdet_droploss.analysis.comparable_runs import common_iou_types, load_tested
+from mmdet_droploss.analysis.runs import IOU_TITLES, InputError, Method
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""Intervals by drawing images: none where a draw often has nothing to measure."""
+"""Intervals of differences: by drawing images, and over seeds."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import pytest
 
 from mmdet_droploss.analysis.detections import Detections
 from mmdet_droploss.analysis.intervals import (
+    Difference,
     bootstrap_intervals,
     differences,
+    seed_difference,
     too_rare,
     without_interval,
 )
@@ -101,3 +103,37 @@ def test_objects_that_need_not_be_found_do_not_count(tmp_path):
     (rare, common) = too_rare(dataset(tmp_path, 3, ignored=30))
     assert rare == ("APr", 3, pytest.approx((57 / 60) ** 60))
     assert common == ("APc", 0, 1)
+
+
+def test_an_interval_of_seeds_agrees_with_the_t_table():
+    # Equal variances 2, n = 2 each: standard error sqrt(2), 2 degrees of freedom, t = 4.3027.
+    delta = seed_difference([1.0, 3.0], [11.0, 13.0])
+    assert delta.value == pytest.approx(10)
+    assert delta.lower == pytest.approx(10 - 4.3027 * 2**0.5, abs=1e-3)
+    assert delta.upper == pytest.approx(10 + 4.3027 * 2**0.5, abs=1e-3)
+    assert not seed_difference([1.0], [2.0, 3.0]).has_interval
+
+
+def test_an_interval_of_seeds_takes_no_variances_for_equal():
+    """Welch's: var/n is 2/2 and 7.5/5, (1 + 1.5)^2 / (1^2/1 + 1.5^2/4) = 4 degrees of freedom."""
+    delta = seed_difference([1.0, 3.0], [10.0, 10.0, 15.0, 15.0, 15.0])
+    assert delta.value == pytest.approx(11)
+    assert delta.lower == pytest.approx(11 - 2.7764 * 2.5**0.5, abs=1e-3)
+    assert delta.upper == pytest.approx(11 + 2.7764 * 2.5**0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "cell"),
+    [
+        ((2.34, 1.0, 3.0), "2.3 points above", "+2.3 [+1.0, +3.0]"),
+        ((-2.34, -3.0, -1.0), "2.3 points below", "-2.3 [-3.0, -1.0]"),
+        ((2.34, -1.0, 3.0), "2.3 points above (the interval includes 0)", "+2.3 [-1.0, +3.0]"),
+        ((-2.34,), "2.3 points below", "-2.3"),
+        ((0.01, -1.0, 1.0), "equal to one decimal", "+0.0 [-1.0, +1.0]"),
+        ((float("nan"),), "not measurable", "–"),
+    ],
+)
+def test_difference_in_words(arguments, words, cell):
+    delta = Difference(*arguments)
+    assert delta.words == words
+    assert str(delta) == cell
