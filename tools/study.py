@@ -162,10 +162,11 @@ def progress(job: Job) -> str:
     if job.is_trained():
         return "testing"
     logs = sorted(job.folder.glob("*/vis_data/scalars.json"))
-    steps = [0]
-    if logs:
-        steps += [int(step) for step in re.findall(r'"step": (\d+)', logs[-1].read_text()[-2000:])]
-    return f"training, {'iteration' if kind == 'iter' else kind} {steps[-1]} of {number}"
+    # Of epochs, a step is one of their iterations. Of iterations, the largest: a validation may
+    # stand there with an epoch's number.
+    what, key = ("iteration", "step") if kind == "iter" else ("epoch", "epoch")
+    found = re.findall(rf'"{key}": (\d+)', logs[-1].read_text()[-2000:]) if logs else []
+    return f"training, {what} {max(map(int, found), default=0)} of {number}"
 
 
 def submit(job: Job, partition: str) -> None:
@@ -214,15 +215,16 @@ def write_report(study: Study, out: Path) -> list[str]:
     if not done:
         (out / "report.md").unlink(missing_ok=True)  # an earlier one is not true any more
         return missing
-    text = ["# Study", "", f"{len(done)} of {len(study.jobs)} jobs are done."]
-    text += [f"- {sentence}" for sentence in missing]
+    text = []
     for title, folders in folders_by_protocol(study, done, out.parent, missing).items():
         text += ["", f"## Validation: {title}", ""]
         text += tables_and_figures(folders, out, out / title, missing)
     text += ["", "## Gradients", ""]
     text += gradient_figures(study, done, out / GRADIENTS, missing)
     text += comparison(study, done, out / COMPARISON, missing)
-    write_atomically(out / "report.md", "\n".join(text) + "\n")
+    head = ["# Study", "", f"{len(done)} of {len(study.jobs)} jobs are done.", ""]
+    head += [f"- {sentence}" for sentence in missing]
+    write_atomically(out / "report.md", "\n".join([*head, *text]) + "\n")
     print(f"report: {out / 'report.md'}")
     return missing
 

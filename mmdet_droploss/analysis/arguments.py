@@ -16,7 +16,8 @@ def add_picture_options(options: argparse._ActionsContainer, score_thr: str) -> 
     options.add_argument(
         "--img-root",
         type=Path,
-        help="folder that the images' paths start from (default: the one above that of --ann)",
+        help="folder that the images' paths start from (default: that of the runs' tests, by their "
+        "configs, else the one above that of --ann)",
     )
     options.add_argument(
         "--images", type=int, default=4, metavar="N", help="val images to show (4; 0: none)"

@@ -67,8 +67,9 @@ def load_tested(
     """Read all ``NAME=DIR`` arguments, and leave out what cannot be used.
 
     Left out are runs without results, with results that cannot be read, given twice, no other seed
-    of the first run of their name, of other categories than most runs have (the earlier ones if
-    there are as many), tested on other annotations than most, or without what is asked for.
+    of the first run of their name, of other categories, or groups of them, than most runs have (the
+    earlier ones if there are as many), tested on other annotations than most, or without what is
+    asked for.
 
     Args:
         arguments: In any number; the same name again is another seed.
@@ -148,19 +149,27 @@ def check_is_another_seed(run: Run, other: Run) -> None:
 
 def drop_other_categories(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     """The runs with the categories that most have, and a sentence for each of the others."""
-    names = [tuple(category.get("name") for category in run.categories) for run in runs]
-    if not names:
+    categories = [
+        tuple((category.get("name"), category.get("frequency")) for category in run.categories)
+        for run in runs
+    ]
+    if not categories:
         return [], []
-    usual, _ = collections.Counter(names).most_common(1)[0]
-    kept = [run for run, own in zip(runs, names, strict=True) if own == usual]
+    usual, _ = collections.Counter(categories).most_common(1)[0]
+    kept = [run for run, own in zip(runs, categories, strict=True) if own == usual]
     problems = []
-    for run, own in zip(runs, names, strict=True):
+    for run, own in zip(runs, categories, strict=True):
         if own != usual:
-            what = (
-                f"{len(own)} categories, but {kept[0].metrics_file} has {len(usual)}"
-                if len(own) != len(usual)
-                else f"other names of the categories than {kept[0].metrics_file}"
-            )
+            other = kept[0].metrics_file
+            if len(own) != len(usual):
+                what = f"{len(own)} categories, but {other} has {len(usual)}"
+            elif [name for name, _ in own] != [name for name, _ in usual]:
+                what = f"other names of the categories than {other}"
+            else:
+                what = (
+                    f"other groups (rare, common, frequent) of the categories than {other}; test "
+                    f"both with the same FastLVISMetric(class_freq=...)"
+                )
             problems.append(f"a run of {run.name} is left out: {run.metrics_file} has {what}")
     return kept, problems
 

@@ -17,6 +17,7 @@ from ..annotations import ClassFrequency
 from .detections import Detections
 from .figures import GROUP_COLOURS
 from .runs import InputError, Method
+from .training_config import picture_root
 
 #: A prediction is drawn as right if a ground truth of its category overlaps it this much.
 MATCH_IOU = 0.5
@@ -35,11 +36,17 @@ class Shape:
 
 
 class Gallery:
-    """Val images with their ground truth and every method's predictions, side by side."""
+    """Val images with their ground truth and every method's predictions, side by side.
 
-    def __init__(self, detections: Detections, frequency: ClassFrequency, root: Path) -> None:
+    Args:
+        detections: The annotations and the detections of the runs.
+        frequency: Category frequencies of the training set.
+        roots: Folders that the images' paths may start from; the first that has an image counts.
+    """
+
+    def __init__(self, detections: Detections, frequency: ClassFrequency, *roots: Path) -> None:
         self.detections = detections
-        self.root = root
+        self.roots = roots
         content = detections.content
         self.label_of = {c["id"]: k for k, c in enumerate(content["categories"])}
         self.names = detections.names
@@ -65,7 +72,7 @@ class Gallery:
 
         It is turned by its EXIF orientation, unless only as it is stored it has the annotated size.
         """
-        file = find_image(image, self.root)
+        file = find_image(image, *self.roots)
         # The second is mmcv's color_type='color_ignore_orientation'.
         flags = cv2.IMREAD_COLOR, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
         found = [p for flag in flags if (p := cv2.imread(str(file), flag)) is not None]
@@ -191,7 +198,14 @@ def as_rle(segmentation: Any, height: int, width: int) -> dict:
     return segmentation
 
 
-def find_image(image: dict, root: Path) -> Path:
+def picture_roots(methods: Sequence[Method], ann_file: Path) -> list[Path]:
+    """Where pictures lie: where the runs' tests took them from, else above the annotations."""
+    configs = [run.config for method in methods for run in method.runs if run.config is not None]
+    roots = [root for config in configs if (root := picture_root(config)) is not None]
+    return [*dict.fromkeys(roots), ann_file.resolve().parent.parent]
+
+
+def find_image(image: dict, *roots: Path) -> Path:
     """The file of an image, by LVIS v1's rule (coco_url), v0.5's or COCO's (file_name)."""
     names = []
     if isinstance(image.get("coco_url"), str):
@@ -201,10 +215,11 @@ def find_image(image: dict, root: Path) -> Path:
         file_name = image["file_name"]
         bare = file_name[-16:] if file_name.startswith("COCO") else file_name
         names += [bare, f"val2017/{bare}", f"train2017/{bare}"]
-    for name in names:
-        if (root / name).is_file():
-            return root / name
+    files = [root / name for root in roots for name in names]
+    for file in files:
+        if file.is_file():
+            return file
     raise InputError(
-        f"image {root / names[0] if names else image['id']} does not exist; give the folder that "
-        f"the images' paths start from with --img-root, or leave the pictures out with --images 0"
+        f"image {files[0] if files else image['id']} does not exist; give the folder that the "
+        f"images' paths start from with --img-root, or leave the pictures out with --images 0"
     )

@@ -39,7 +39,8 @@ def draw_gradient_figure(record: GradientRecord, head: int = -1) -> Figure:
         The figure, for ``savefig``.
 
     Raises:
-        ValueError: If the record has no image counts, no stage, or no such head.
+        ValueError: If the record has no image counts, no stage, no such head, or a stage whose
+            values are not finite.
     """
     frequency = _check(record, head)
     order = np.argsort(-frequency.image_count, kind="stable")
@@ -135,6 +136,12 @@ def _check(record: GradientRecord, head: int) -> ClassFrequency:
     num_heads = record.background.shape[1]
     if not -num_heads <= head < num_heads:
         raise ValueError(f"the record has {num_heads} head(s), so there is no head {head}")
+    if record.not_finite.any():
+        index = int(np.argmax(record.not_finite))
+        raise ValueError(
+            f"the gradients of iterations {_span(record, index, index)} are NaN or infinite: the "
+            f"training diverged there; record one that does not"
+        )
     return ClassFrequency(np.asarray(record.image_count))
 
 

@@ -109,14 +109,14 @@ def build_figures(
 
     Args:
         comparison: What they show.
-        img_root: The folder that the images' paths start from; by default the one above that of
-            the annotations.
+        img_root: The folder that the images' paths start from; by default that of the runs' tests,
+            else the one above that of the annotations.
         images: Validation images to show; 0 for none.
         score_thr: The lowest score of a prediction that is shown.
     """
     # matplotlib takes a second to import, and a mistake in the arguments should not wait for it.
     from . import figures
-    from .gallery import Gallery
+    from .gallery import Gallery, picture_roots
 
     found = {
         "differences": figures.plot_differences(
@@ -129,8 +129,9 @@ def build_figures(
     }
     if images and "segm" in comparison.iou_types:
         detections = comparison.detections
-        root = img_root or detections.ann_file.resolve().parent.parent
-        gallery = Gallery(detections, comparison.frequency, root)
+        roots = picture_roots(comparison.methods, detections.ann_file)
+        roots = roots if img_root is None else [img_root]
+        gallery = Gallery(detections, comparison.frequency, *roots)
         found["pictures"] = gallery.draw(comparison.methods, images, score_thr)
     return {name: figures.to_png(figure) for name, figure in found.items()}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,17 +38,12 @@ class Annotations(msgspec.Struct, frozen=True):
     sha256: str
 
 
-class _Origin(msgspec.Struct):
-    """What numbers are of."""
-
-    annotations: Annotations | None = None
-
-
-class _MetricsFile(_Origin, kw_only=True):
+class _MetricsFile(msgspec.Struct):
     """What FastLVISMetric writes beside its results."""
 
     metrics: dict[str, float]
     per_category: list[dict[str, Any]]
+    annotations: Annotations | None = None
 
 
 @dataclass(frozen=True)
@@ -150,13 +146,8 @@ def group_by_name(runs: Sequence[Run]) -> list[Method]:
 def load_run(name: str, folder: Path) -> Run:
     """Read what a training and its test left in a work dir."""
     file = require(folder / "val.metrics.json")
-    try:
-        content = msgspec.json.decode(file.read_bytes(), type=_MetricsFile)
-    except msgspec.DecodeError as error:
-        raise InputError(
-            f"{file} is not what test.py --results writes, or was cut short: {error}; test the "
-            f"run again"
-        ) from None
+    check_is_of_latest_training(file, folder)
+    content = metrics_of(file)
     for iou_type in IOU_TITLES:
         if f"{iou_type}_AP" in content.metrics:
             check_category_rows(file, content.per_category, f"{iou_type}_AP")
@@ -171,12 +162,35 @@ def load_run(name: str, folder: Path) -> Run:
     )
 
 
-def annotations_of(metrics_file: Path) -> Annotations | None:
-    """What a test was of; None if the file does not tell, or is broken, which its readers say."""
+def metrics_of(file: Path) -> _MetricsFile:
+    """The content of a test's file of numbers."""
     try:
-        return msgspec.json.decode(metrics_file.read_bytes(), type=_Origin).annotations
-    except msgspec.DecodeError:
-        return None
+        return msgspec.json.decode(file.read_bytes(), type=_MetricsFile)
+    except msgspec.DecodeError as error:
+        raise InputError(
+            f"{file} is not what test.py --results writes, or was cut short: {error}; test the "
+            f"run again"
+        ) from None
+
+
+def check_is_of_latest_training(file: Path, folder: Path) -> None:
+    """Refuse the numbers of a test before the latest training in a work dir began.
+
+    A training's folder of logs has the time of its start as its name. Times of files alone do not
+    tell: a copy may have new ones. The name alone does not: another machine may have other hours.
+    """
+    log = training_log(folder)
+    if log is None:
+        return
+    try:
+        began = time.mktime(time.strptime(log.parent.name, "%Y%m%d_%H%M%S"))
+    except ValueError:  # somebody has renamed it
+        return
+    if file.stat().st_mtime < min(began, (log / "config.py").stat().st_mtime):
+        raise InputError(
+            f"{file} was written before the latest training in this work dir began ({log.parent}), "
+            f"so its numbers are of an earlier one; when it is trained, test the run again"
+        )
 
 
 def check_category_rows(file: Path, rows: list[dict], key: str) -> None:
@@ -191,15 +205,19 @@ def check_category_rows(file: Path, rows: list[dict], key: str) -> None:
 
 
 def load_scalars(folder: Path) -> list[dict]:
-    """The training log. Where an interrupted run went over an iteration again, the later counts.
+    """The training log. A later training counts from its first iteration on.
+
+    It went over iterations again that an interrupted one had logged, or began anew.
 
     MMEngine writes validations under the number of the epoch unless it is told otherwise, and a
     training by iterations has none: they belong to the iteration that was logged last.
     """
     by_key: dict[tuple[int, bool], dict] = {}
     for file in sorted(folder.glob("*/vis_data/scalars.json")):
-        latest = 0
-        for record in records_of(file):
+        records, latest = list(records_of(file)), 0
+        first = next((record["step"] for record in records if "loss" in record), math.inf)
+        by_key = {key: record for key, record in by_key.items() if key[0] < first}
+        for record in records:
             latest = record["step"] = max(record["step"], latest)
             by_key[latest, "loss" in record] = record
     return [by_key[key] for key in sorted(by_key)]

@@ -18,7 +18,7 @@ from mmengine.config import Config
 
 from ..engine.command_line import make_parser
 from ..utils import file_digest, write_atomically
-from .runs import InputError, annotations_of, load_config
+from .runs import InputError, load_config, metrics_of
 from .training_config import other_settings, seed_of
 
 DEFAULTS = dict(seeds=[0], processes=1, options={}, record_gradients=None, protocols={}, compare=[])
@@ -103,8 +103,13 @@ class Job:
         return not checkpoint.is_file() or written > checkpoint.stat().st_mtime_ns
 
     def stale(self) -> str | None:
-        """Why its numbers are not of ``val_ann``; those of earlier versions are believed to be."""
-        of = annotations_of(self.metrics_file) if self.metrics_file.is_file() else None
+        """Why its numbers are broken or not of ``val_ann``; earlier versions' are believed."""
+        if not self.metrics_file.is_file():
+            return None
+        try:
+            of = metrics_of(self.metrics_file).annotations
+        except InputError as error:
+            return f"{self.title}: {error}"
         val_ann = self.annotations["val_ann"]
         if of is None or of.sha256 == content_of(val_ann, sha256_of):
             return None
@@ -138,7 +143,13 @@ class Job:
         judged by the config that its training left.
         """
         note = self.folder / "job.json"
-        there = orjson.loads(note.read_bytes()) if note.is_file() else {}
+        try:
+            there = orjson.loads(note.read_bytes()) if note.is_file() else {}
+        except orjson.JSONDecodeError as error:
+            return (
+                f"{self.title}: {note} cannot be read: {error}; delete it, and the folder is "
+                f"judged by the config of its training"
+            )
         different = [key for key, value in self.stamp().items() if there.get(key, value) != value]
         if different:
             return (
@@ -270,7 +281,8 @@ def load_study(file: Path, work_dir: Path) -> Study:
 
     Raises:
         StudyError: If it lacks a key, has an unknown one, a value of another kind than its key
-            takes or an option that no command line can pass on, or names a file that is not there.
+            takes or an option that no command line can pass on, names a file that is not there,
+            or has a config that cannot be read.
     """
     try:
         content = mmengine.load(file, file_format="yaml")
@@ -289,6 +301,8 @@ def load_study(file: Path, work_dir: Path) -> Study:
         for number, method in enumerate(content["methods"])
         for job in jobs_of(method, content, file, work_dir, f"{file}: methods[{number}]")
     ]
+    for job in jobs:
+        check_config(job, file)
     folders = [job.folder for job in jobs]
     twice = [job.title for job in jobs if folders.count(job.folder) > 1]
     if twice:
@@ -388,6 +402,20 @@ def jobs_of(method: Any, content: dict, file: Path, work_dir: Path, where: str) 
         )
         for seed in seeds
     ]
+
+
+def check_config(job: Job, file: Path) -> None:
+    """Refuse a config that cannot be read, or that the options do not fit.
+
+    Now, and not when the jobs before it are trained.
+    """
+    try:
+        job.length()
+    except Exception as error:  # a config is a program: anything can happen in it
+        raise StudyError(
+            f"{file}: {job.name!r} cannot be trained by {job.config} with the options "
+            f"{job.options}: {type(error).__name__}: {error}. Correct them"
+        ) from None
 
 
 def folder_name(method: str) -> str:

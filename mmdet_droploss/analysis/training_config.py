@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -27,6 +28,15 @@ def loss_config(config: Config) -> dict:
 def seed_of(config: Config) -> int | None:
     """The seed; None if it is drawn at each start."""
     return (config.get("randomness") or {}).get("seed")
+
+
+def picture_root(config: Config) -> Path | None:
+    """The folder from which its test takes pictures; None if the config does not tell."""
+    dataset = (config.get("test_dataloader") or {}).get("dataset") or {}
+    while "dataset" in dataset:  # a wrapper
+        dataset = dataset["dataset"]
+    prefix = (dataset.get("data_prefix") or {}).get("img")
+    return None if prefix is None else Path(dataset.get("data_root") or "") / prefix
 
 
 def other_settings(config: Config, other: Config) -> dict[str, tuple[Any, Any]]:

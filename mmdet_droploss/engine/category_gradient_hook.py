@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import os.path as osp
 from collections.abc import Sequence
 from typing import Any
@@ -70,10 +71,30 @@ class CategoryGradientHook(Hook):
         self._sums = [CategorySums(head) for head in heads]
         self._path = osp.join(runner.work_dir, FILE_NAME)
         self._begin = runner.iter
-        self._earlier = None
-        if runner.iter and osp.exists(self._path):
-            self._earlier = load_gradient_record(self._path).before(runner.iter)
+        self._earlier = self._earlier_stages(runner)
         self._stages = []
+
+    def _earlier_stages(self, runner: Runner) -> GradientRecord | None:
+        """Those of the run that is resumed; a file of another training is not gone on with."""
+        if not osp.exists(self._path):
+            return None
+        if runner.iter == 0:
+            if is_main_process():
+                os.remove(self._path)
+            return None
+        record = load_gradient_record(self._path)
+        pairs = {key: (getattr(record, key), value) for key, value in self._facts(runner).items()}
+        pairs["number of heads"] = record.background.shape[1], len(self._sums)
+        pairs["number of categories"] = record.num_classes, self._sums[0].head.num_classes
+        if (runner.cfg.get("randomness") or {}).get("seed") is None:
+            del pairs["seed"]  # another one at each start
+        if other := [key for key, (there, here) in pairs.items() if there != here]:
+            runner.logger.warning(
+                f"{self._path} is of another training, by its {' and '.join(other)}; the record "
+                f"begins anew, at iteration {runner.iter}"
+            )
+            return None
+        return record.before(runner.iter)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -98,20 +119,25 @@ class CategoryGradientHook(Hook):
             self._record(runner).save(self._path)
 
     def _record(self, runner: Runner) -> GradientRecord:
-        arrays = {name: np.stack([s[name] for s in self._stages]) for name in self._stages[0]}
+        arrays: dict[str, Any] = {
+            name: np.stack([s[name] for s in self._stages]) for name in self._stages[0]
+        }
         if self._earlier is not None:
             arrays = {
                 name: np.concatenate([getattr(self._earlier, name), array])
                 for name, array in arrays.items()
             }
+        counts = () if self._frequency is None else self._frequency.image_count
+        return GradientRecord(**arrays, **self._facts(runner), image_count=counts)
+
+    def _facts(self, runner: Runner) -> dict[str, Any]:
+        """Which training it is."""
         dataset = runner.train_dataloader.dataset
-        return GradientRecord(
-            **arrays,
-            loss=type(self._sums[0].head.loss_cls).__name__,
-            classes=tuple(getattr(dataset, "metainfo", {}).get("classes", ())),
-            image_count=() if self._frequency is None else self._frequency.image_count,
-            seed=-1 if runner.seed is None else runner.seed,
-        )
+        return {
+            "loss": type(self._sums[0].head.loss_cls).__name__,
+            "classes": tuple(getattr(dataset, "metainfo", {}).get("classes", ())),
+            "seed": -1 if runner.seed is None else runner.seed,
+        }
 
     def _scalars(self, stage: dict[str, np.ndarray]) -> dict[str, float]:
         """The figures of a stage by frequency group, averaged over the heads."""

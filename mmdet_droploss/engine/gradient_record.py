@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..annotations import ClassFrequency
+from ..annotations.names import Categories, difference
 from ..utils import write_atomically
 
 _FORMAT = "mmdet_droploss/gradient_record/1"
@@ -58,7 +59,15 @@ class GradientRecord:
     @property
     def measures_background(self) -> bool:
         """Whether Figure 1(a) can be drawn: background acts on the categories' logits."""
-        return not np.isnan(self.background).any()
+        return not np.isnan(self.background).all()
+
+    @property
+    def not_finite(self) -> np.ndarray:
+        """(S,) bool, the stages with NaN or infinity: there the training had diverged."""
+        names = ("foreground", "encouraging", "background_score")
+        measured = (*names, "background") if self.measures_background else names
+        finite = [np.isfinite(getattr(self, name)).all(axis=(1, 2)) for name in measured]
+        return ~np.all(finite, axis=0)
 
     def background_share(self) -> np.ndarray:
         """Figure 1(a): the share of background in the discouraging gradient of the whole training.
@@ -76,13 +85,12 @@ class GradientRecord:
         """The record with image counts from elsewhere; a baseline's loss does not know them.
 
         Raises:
-            ValueError: If they are of another number of categories.
+            ValueError: If they are of other categories.
         """
-        if frequency.num_classes != self.num_classes:
-            raise ValueError(
-                f"there are frequencies of {frequency.num_classes} categories (from "
-                f"{frequency.source}), but the record has {self.num_classes}"
-            )
+        own = Categories("the record", self.num_classes, self.classes or None)
+        given = Categories(frequency.source, frequency.num_classes, frequency.classes)
+        if text := difference(given, own):
+            raise ValueError(f"{text}; give the frequencies of the training set of the record")
         return replace(self, image_count=frequency.image_count)
 
     def before(self, iteration: int) -> GradientRecord:

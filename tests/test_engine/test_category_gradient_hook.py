@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -188,6 +189,34 @@ def test_a_resumed_run_goes_on_with_the_file(tmp_path):
     checkpoint = dict(load_from=str(tmp_path / "iter_3.pth"), resume=True)
     after = train(tmp_path, interval=2, max_iters=6, **checkpoint)
     assert_record(tmp_path, np.concatenate([before[:3], after]), [[0, 2], [3, 4], [4, 6]])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (dict(loss="EQL", seed=3), "by its loss and seed;"),
+        (dict(classes=tuple("abcdeg")), "by its classes;"),
+    ],
+)
+def test_a_record_of_another_training_is_not_gone_on_with(tmp_path, change, said):
+    before = train(tmp_path, interval=2)
+    path = tmp_path / "category_gradients.npz"
+    dataclasses.replace(load_gradient_record(path), **change).save(path)
+    checkpoint = dict(load_from=str(tmp_path / "iter_3.pth"), resume=True)
+    after = train(tmp_path, interval=2, max_iters=6, **checkpoint)
+    assert_record(tmp_path, np.concatenate([before[:3], after]), [[3, 4], [4, 6]])
+    logs = "".join(file.read_text() for file in tmp_path.glob("*/*.log"))
+    assert f"is of another training, {said} the record begins anew, at iteration 3" in logs
+
+
+def test_a_training_that_begins_leaves_no_record_of_an_earlier_one(tmp_path):
+    train(tmp_path)
+    path = tmp_path / "category_gradients.npz"
+    assert path.exists()
+    train(tmp_path, interval=7, max_iters=6)  # its only stage ends with the training
+    assert load_gradient_record(path).stages.tolist() == [[0, 6]]
+    train(tmp_path, interval=7, max_iters=0)
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("wrapped", [lambda model: model, nn.DataParallel])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
-from made_up_runs import SIZE
+from made_up_runs import SIZE, write_config
 from PIL import Image
 from pycocotools import mask as mask_utils
 from scripts import load_script
 
 from mmdet_droploss.analysis.detections import Detections
 from mmdet_droploss.analysis.gallery import Gallery, find_image
+from mmdet_droploss.analysis.report import build_figures, compare
 from mmdet_droploss.analysis.runs import InputError
 from mmdet_droploss.annotations import load_class_frequency
 
@@ -47,6 +50,25 @@ def test_image_files_of_every_format(tmp_path):
         assert find_image(image, tmp_path) == expected
     with pytest.raises(InputError, match="--img-root"):
         find_image(dict(file_name="000000000010.jpg"), tmp_path)
+
+
+def test_pictures_are_looked_for_where_the_test_found_them(dataset, runs, tmp_path):
+    """Beside the annotations there are none: data/train.json, data/val.json, data/images."""
+    shutil.copytree(dataset / "val2017", tmp_path / "data" / "images" / "val2017")
+    for name in ("val.json", "train.json"):
+        shutil.copy(dataset / "annotations" / name, tmp_path / "data")
+    run = tmp_path / "run"
+    shutil.copytree(runs[0] / "bad1", run)
+    files = tmp_path / "data" / "val.json", str(tmp_path / "data" / "train.json")
+    arguments = [f"a={run}", f"b={runs[0] / 'good1'}"]
+    with pytest.raises(InputError, match="does not exist; give the folder .* --img-root"):
+        build_figures(compare(*files, arguments, 0), None, 1, 0.3)
+    prefix = f"data_root={str(tmp_path / 'data')!r}, data_prefix=dict(img='images/')"
+    loader = f"test_dataloader = dict(dataset=dict(type='ConcatDataset', dataset=dict({prefix})))"
+    write_config(run, 71, more=loader)
+    assert "pictures" in build_figures(compare(*files, arguments, 0), None, 1, 0.3)
+    with pytest.raises(InputError, match="nowhere"):  # what is given counts alone
+        build_figures(compare(*files, arguments, 0), tmp_path / "nowhere", 1, 0.3)
 
 
 @pytest.mark.parametrize("orientation", [1, 3])

@@ -10,6 +10,7 @@ from PIL import Image
 from scripts import load_script
 
 from mmdet_droploss.analysis.gradient_figure import draw_gradient_figure, running_median
+from mmdet_droploss.annotations import ClassFrequency
 from mmdet_droploss.engine.gradient_record import GradientRecord, load_gradient_record
 
 COUNTS = np.array([5, 500, 50, 7, 300, 20])
@@ -78,6 +79,27 @@ def test_background_s_share_of_seesaw_is_not_measured(background, tmp_path, caps
     assert "separate objectness" in " ".join(text.get_text() for text in left.texts).replace(
         "\n", " "
     )
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["background", "foreground", "encouraging", "background_score"])
+def test_a_training_that_diverged_is_called_so(name, value, tmp_path):
+    made = record()
+    getattr(made, name)[1, 0, 3] = value
+    assert made.measures_background and made.not_finite.tolist() == [False, True]
+    made.save(tmp_path / "run.npz")
+    with pytest.raises(SystemExit, match="gradients of iterations 10 to 20 are NaN or infinite"):
+        draw(tmp_path / "run.npz")
+
+
+def test_frequencies_of_the_same_categories_in_another_order_are_refused():
+    made = dataclasses.replace(record(), classes=tuple("abcdef"))
+    right = ClassFrequency(COUNTS, classes=tuple("abcdef"))
+    assert made.with_frequency(right).image_count is COUNTS
+    assert made.with_frequency(ClassFrequency(COUNTS)).image_count is COUNTS
+    wrong = ClassFrequency(COUNTS, classes=tuple("bacdef"), source="other.json")
+    with pytest.raises(ValueError, match="'b' in other.json, but 'a' in the record"):
+        made.with_frequency(wrong)
 
 
 def test_a_category_without_discouraging_gradient_leaves_a_gap():

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import shutil
+import time
 
 import pytest
 from made_up_runs import CONFIG, write_config, write_log
 from mmengine.config import Config
 
-from mmdet_droploss.analysis.comparable_runs import load_methods
+from mmdet_droploss.analysis.comparable_runs import load_methods, load_tested
 from mmdet_droploss.analysis.figures import pick
 from mmdet_droploss.analysis.runs import InputError, Method, Run, facts_of, load_run, load_scalars
 from mmdet_droploss.analysis.tables import cell
@@ -22,7 +25,62 @@ def test_log_of_an_interrupted_run(tmp_path):
     assert [r["step"] for r in records] == list(range(1, 9))
     assert [r["loss"] for r in records] == [9.0] * 3 + [1.0] * 5
     validations = [r["step"] for r in load_scalars(tmp_path) if "lvis/segm_AP" in r]
-    assert validations == [5, 8]
+    assert validations == [8]  # that at 5 was of weights that were trained again
+
+
+def test_a_shorter_training_begun_anew_is_not_mixed_with_the_longer(tmp_path):
+    write_log(tmp_path / "20260101_000000", range(50, 1050, 50), loss=9.0)
+    write_log(tmp_path / "20260102_000000", range(20, 420, 20), loss=1.0)
+    records = [r for r in load_scalars(tmp_path) if "loss" in r]
+    assert [r["step"] for r in records] == list(range(20, 420, 20))
+    assert {r["loss"] for r in records} == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("tested", "stored", "refused"),
+    [
+        ("2026-01-01 20:00", "2026-01-02 12:00", True),
+        ("2026-01-03 20:00", "2026-01-02 12:00", False),
+        # A copy that has new times, written in any order.
+        ("2026-03-01 12:00", "2026-03-01 12:01", False),
+        # Trained and tested where clocks are hours ahead.
+        ("2026-01-02 10:00", "2026-01-02 04:00", False),
+    ],
+)
+def test_numbers_of_an_earlier_training_are_refused(runs, tmp_path, tested, stored, refused):
+    """The second training began on January 2nd at 12:00, by the name of its folder."""
+    folder = tmp_path / "bad"
+    shutil.copytree(runs[0] / "bad1", folder)
+    write_log(folder / "20260102_120000", range(1, 3))
+    config = folder / "20260102_120000" / "vis_data" / "config.py"
+    shutil.copy(folder / "20260101_000000" / "vis_data" / "config.py", config)
+    for file, text in ((folder / "val.metrics.json", tested), (config, stored)):
+        when = time.mktime(time.strptime(text, "%Y-%m-%d %H:%M"))
+        os.utime(file, (when, when))
+    if not refused:
+        assert load_run("bad", folder).scalars
+        return
+    with pytest.raises(InputError, match="was written before the latest training .*20260102_12"):
+        load_run("bad", folder)
+    methods, problems = load_tested([f"good={runs[0] / 'good1'}", f"bad={folder}"])
+    assert [method.name for method in methods] == ["good"]
+    assert "a run of bad is left out" in problems[0]
+
+
+def test_runs_of_other_groups_do_not_come_into_one_table(runs, tmp_path):
+    """They were tested with frequencies of different training sets."""
+    folders = []
+    for name, groups in (("a", "rrccff"), ("b", "rrccff"), ("c", "rccfff")):
+        folders.append(f"{name}={tmp_path / name}")
+        shutil.copytree(runs[0] / "bad1", tmp_path / name)
+        file = tmp_path / name / "val.metrics.json"
+        content = json.loads(file.read_text())
+        for row, group in zip(content["per_category"], groups, strict=True):
+            row["frequency"] = group
+        file.write_text(json.dumps(content))
+    methods, (problem,) = load_tested(folders)
+    assert [method.name for method in methods] == ["a", "b"]
+    assert "a run of c is left out" in problem and "other groups" in problem
 
 
 def test_a_cascade_counts_by_its_last_stage(tmp_path):

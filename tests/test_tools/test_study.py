@@ -29,6 +29,8 @@ from mmdet_droploss.engine.command_line import make_parser
 from mmdet_droploss.evaluation import METRIC_KEYS
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "study.py"
+#: What a test leaves, without the numbers.
+NUMBERS = '{"metrics": {}, "per_category": []}'
 
 
 @pytest.fixture(scope="module")
@@ -224,13 +226,14 @@ def test_a_study_runs_is_not_run_again_and_reports(tool, content, tmp_path, caps
 
 
 #: It notes its name, and leaves what a test does.
-STAND_IN = """
+STAND_IN = f"""
 import pathlib, sys
 folder = pathlib.Path(__file__).parent
 with open(folder / "ran", "a") as ran:
     ran.write(pathlib.Path(__file__).stem + " ")
 if "--results" in sys.argv:
-    open(sys.argv[sys.argv.index("--results") + 1] + ".metrics.json", "w").close()
+    with open(sys.argv[sys.argv.index("--results") + 1] + ".metrics.json", "w") as file:
+        file.write({NUMBERS!r})
 """
 
 
@@ -258,7 +261,7 @@ def test_what_is_left_to_do_follows_the_files(
     job.folder.mkdir(parents=True)
     for file, written in ((job.folder / "iter_1600.pth", checkpoint), (job.metrics_file, metrics)):
         if written is not None:
-            file.touch()
+            file.write_text(NUMBERS)
             os.utime(file, (written, written))
     if pointer is not None:
         (job.folder / "last_checkpoint").write_text(str(job.folder / pointer))
@@ -289,7 +292,7 @@ def test_results_of_other_settings_are_neither_gone_on_with_nor_reported(
     job.begin()
     assert job.conflict() is None
     if done:
-        job.metrics_file.write_text("{}")
+        job.metrics_file.write_text(NUMBERS)
         assert job.is_done()
     changed = {**content, "options": {**content["options"], "train_cfg.max_iters": 2}}
     file = write(tmp_path, changed)
@@ -374,12 +377,81 @@ def test_after_a_correction_of_val_ann_only_the_test_is_run_again(
 
 
 def test_numbers_that_do_not_say_what_they_are_of_are_believed(alone):
-    """Those of earlier versions; of a file that was cut short the report says so."""
+    """Those of earlier versions."""
     job, _ = alone
     job.begin()
-    for text in ("{}", '{"metrics": {}, "annotations": {"file"'):
-        job.metrics_file.write_text(text)
-        assert job.is_done(), text
+    job.metrics_file.write_text(NUMBERS)
+    assert job.is_done()
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"metrics": {}, "annotations": {"file"'])
+def test_after_numbers_that_were_cut_short_the_test_is_run_again(
+    tool, alone, tmp_path, monkeypatch, text
+):
+    job, _ = alone
+    job.begin()
+    for name in ("iter_1.pth", "last_checkpoint"):
+        (job.folder / name).write_text("iter_1.pth")
+    job.metrics_file.write_text(text)
+    assert not job.is_done()
+    assert f"{job.metrics_file} is not what test.py" in job.stale()
+    (tmp_path / "new.json").write_text(NUMBERS)
+    commands = [["false"], ["cp", str(tmp_path / "new.json"), str(job.metrics_file)]]
+    monkeypatch.setattr(tool.Job, "commands", lambda job, tools: commands)
+    runner = tool.Runner([job], tool.say)
+    runner.run(1)
+    assert runner.failed == [] and job.is_done()
+
+
+def test_a_note_that_was_cut_short_is_named(alone):
+    job, _ = alone
+    job.begin()
+    (job.folder / "job.json").write_text('{"config": ')
+    assert f"{job.folder / 'job.json'} cannot be read" in job.conflict()
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "said"),
+    [
+        ("_base_ = 'nowhere.py'", {}, "FileNotFoundError.*nowhere.py"),
+        ("model = dict(heads=[dict(a=1)])", {"model.heads.a": 2}, "model.heads.a.*TypeError"),
+        ("model = dict()", {}, "AttributeError.*train_cfg"),
+    ],
+)
+def test_a_config_that_cannot_train_is_named_before_any_job(alone, tmp_path, text, options, said):
+    (tmp_path / "mine.py").write_text(text)
+    content = yaml.safe_load((tmp_path / "study.yml").read_text())
+    methods = [*content["methods"], {"name": "mine", "config": "mine.py", "options": options}]
+    content = {**content, "options": {}, "methods": methods}
+    with pytest.raises(StudyError, match=f"'mine' cannot be trained by .*mine.py .*{said}"):
+        load_study(write(tmp_path, content), tmp_path / "work")
+
+
+def test_how_far_a_job_is(tool, alone):
+    """Of epochs and of iterations, also where a validation has an epoch's number."""
+    job, _ = alone
+    log = job.folder / "20260101_000000" / "vis_data"
+    log.mkdir(parents=True)
+    lines = [
+        '{"loss": 1.0, "epoch": 3, "iter": 3400, "step": 3400}',
+        '{"lvis/segm_AP": 0, "step": 3}',
+    ]
+    (log / "scalars.json").write_text("\n".join(lines))
+    assert tool.progress(job) == "training, iteration 3400 of 1"
+    job.settings.train_cfg = dict(max_epochs=12)
+    assert tool.progress(job) == "training, epoch 3 of 12"
+
+
+def test_a_report_has_what_its_parts_lack(tool, alone, monkeypatch, tmp_path, capsys):
+    job, _ = alone
+    job.begin()
+    job.metrics_file.write_text(NUMBERS)
+    monkeypatch.setattr(tool, "run_tool", lambda program, arguments: [f"{program} could not"])
+    monkeypatch.setattr(tool, "gradient_figures", lambda *arguments: [])
+    arguments = [str(tmp_path / "study.yml"), "--work-dir", str(tmp_path / "work"), "--report"]
+    assert tool.main(arguments) == 1
+    report = (tmp_path / "work" / "study_report" / "report.md").read_text()
+    assert "1 of 1 jobs are done.\n\n- paper_tables could not\n" in report
 
 
 def test_a_note_of_an_earlier_version_and_its_training_are_looked_at(alone):
@@ -443,7 +515,7 @@ def test_a_training_by_hand_with_other_settings_is_noticed(tool, content, tmp_pa
     left = copy.deepcopy(job.settings)
     left.resume, left.custom_hooks = True, [*left.custom_hooks, dict(type="CategoryGradientHook")]
     left.dump(log / "config.py")
-    job.metrics_file.write_text("{}")
+    job.metrics_file.write_text(NUMBERS)
     assert job.is_done() and job.conflict() is None
     left.optim_wrapper.optimizer.lr = 7.0
     left.randomness.seed = 9

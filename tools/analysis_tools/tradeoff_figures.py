@@ -81,7 +81,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def draw_pictures(args: argparse.Namespace, methods: Sequence[Method]) -> Figure:
     """Figure 4: ground truth and two methods."""
     from mmdet_droploss.analysis.detections import Detections
-    from mmdet_droploss.analysis.gallery import Gallery
+    from mmdet_droploss.analysis.gallery import Gallery, picture_roots
     from mmdet_droploss.annotations import load_class_frequency
 
     by_name = {method.name: method for method in methods}
@@ -94,8 +94,8 @@ def draw_pictures(args: argparse.Namespace, methods: Sequence[Method]) -> Figure
     frequency = load_class_frequency(args.train_ann)
     detections = Detections(args.ann, frequency, ["segm"])
     detections.check_runs([method.runs[0] for method in chosen])
-    root = args.img_root or args.ann.resolve().parent.parent
-    return Gallery(detections, frequency, root).draw(chosen, args.images, args.score_thr)
+    roots = [args.img_root] if args.img_root else picture_roots(chosen, args.ann)
+    return Gallery(detections, frequency, *roots).draw(chosen, args.images, args.score_thr)
 
 
 def write(figure: Figure, prefix: Path) -> None:
