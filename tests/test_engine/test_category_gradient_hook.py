@@ -203,7 +203,8 @@ def test_a_record_of_another_training_is_not_gone_on_with(tmp_path, change, said
     path = tmp_path / "category_gradients.npz"
     dataclasses.replace(load_gradient_record(path), **change).save(path)
     checkpoint = dict(load_from=str(tmp_path / "iter_3.pth"), resume=True)
-    after = train(tmp_path, interval=2, max_iters=6, **checkpoint)
+    seeded = Config(dict(randomness=dict(seed=7)))
+    after = train(tmp_path, interval=2, max_iters=6, cfg=seeded, **checkpoint)
     assert_record(tmp_path, np.concatenate([before[:3], after]), [[3, 4], [4, 6]])
     logs = "".join(file.read_text() for file in tmp_path.glob("*/*.log"))
     assert f"is of another training, {said} the record begins anew, at iteration 3" in logs
