@@ -119,8 +119,6 @@ class GroundTruth:
             for sentence in remarks_on_lists(self._file.images, self.label_of, self._who):
                 self._warn(sentence)
             self._set_groups(class_freq, check_classes)
-            if "segm" in iou_types:
-                self._check_sizes()
             self._listed = (self._file.image_of >= 0) & (self._file.category_of >= 0)
             self._counts = self._which_count(iou_types)
 
@@ -130,10 +128,10 @@ class GroundTruth:
     def __len__(self) -> int:
         return len(self.image_ids)
 
-    def size(self, image_id: int) -> tuple[Any, Any]:
+    def size(self, image_id: int) -> tuple[int, int]:
         """Height and width of an image as the file says, in pixels."""
         image = self._file.images[self._index[image_id]]
-        return image.get("height"), image.get("width")
+        return int(image["height"]), int(image["width"])
 
     def name_of_image(self, image_id: int) -> str:
         """What messages call an image: its id and, if the file tells it, its file."""
@@ -160,7 +158,9 @@ class GroundTruth:
         if picture is not None and stems and _stem(picture) not in stems:
             raise ValueError(
                 f"{picture!r} is tested as image id {image_id}, which in the evaluator's "
-                f"{self._who} is {image.get('file_name', image.get('coco_url'))!r}: {remedy}"
+                f"{self._who} is {image.get('file_name', image.get('coco_url'))!r}: {remedy}. If "
+                f"they have, and the data set gives its pictures other names, "
+                f"FastLVISMetric(check_pictures=False) lets it"
             )
 
     def image(self, image_id: int) -> dict[str, Any]:
@@ -266,15 +266,6 @@ class GroundTruth:
         ):
             category["frequency"] = GROUP_NAMES[group][0]
             category["image_count"] = int(count)
-
-    def _check_sizes(self) -> None:
-        for image_id in self.image_ids:
-            for name, value in zip(("height", "width"), self.size(image_id), strict=True):
-                if type(value) not in (int, float) or value < 1 or value != int(value):
-                    raise ValueError(
-                        f"{self._who}: {name} of {self.name_of_image(image_id)} must be its number "
-                        f"of pixels, but it is {value!r}; masks cannot be compared without it"
-                    )
 
     @garbage_collection_paused()
     def _which_count(self, iou_types: Sequence[str]) -> np.ndarray:

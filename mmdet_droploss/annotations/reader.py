@@ -334,13 +334,13 @@ def _sizes_of(images: list[dict[str, Any]], who: str) -> np.ndarray:
     sizes = [(image.get("width"), image.get("height")) for image in images]
     for image, size in zip(images, sizes, strict=True):
         for name, value in zip(("width", "height"), size, strict=True):
-            if value is None or type(value) not in (int, float) or value <= 0:
+            if value is None or type(value) not in (int, float) or value <= 0 or value % 1:
                 raise ValueError(
                     f"{who}: image id {image['id']} "
                     + (
                         f"has no {name!r}, which MMDetection needs"
                         if value is None
-                        else f"must have a number of pixels as {name!r}, but it has {value!r}"
+                        else f"must have a whole number of pixels as {name!r}, but it has {value!r}"
                     )
                 )
     return np.array(sizes, np.float64).reshape(-1, 2)

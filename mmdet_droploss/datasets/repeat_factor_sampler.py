@@ -139,9 +139,12 @@ def _labels_by_image(dataset: Any) -> tuple[np.ndarray, np.ndarray]:
             [start + end for start, end in zip(starts, ends, strict=False)]
         )
     if not hasattr(dataset, "get_cat_ids"):
+        inner = getattr(dataset, "dataset", None)
+        if inner is not None and len(inner) == len(dataset):  # MultiImageMixDataset
+            return _labels_by_image(inner)
         raise TypeError(
             f"RepeatFactorSampler needs the labels of each image, but a {type(dataset).__name__} "
-            f"has no get_cat_ids"
+            f"has no get_cat_ids. Give it the data set without the wrapper"
         )
     of_images = [np.asarray(_labels_of(dataset, index), np.int64) for index in range(len(dataset))]
     return np.concatenate(of_images), np.cumsum([len(labels) for labels in of_images])

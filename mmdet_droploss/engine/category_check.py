@@ -17,7 +17,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
-from ..annotations import ClassFrequency
+from ..annotations import GROUP_NAMES, ClassFrequency
 from ..annotations.names import Categories, difference, repeated_name
 from ..annotations.reader import read_categories
 from ..datasets.fast_annotations import FastAnnotations
@@ -41,7 +41,7 @@ class CategoryCheckHook(Hook):
     it has another annotation file is a warning.
 
     It also warns if the training data show so many fewer or more images of a category than
-    ``class_freq`` that the tail is another one.
+    ``class_freq`` that the tail is another one, or other groups than those of an evaluator.
 
     With ``check_classes = False`` in the config a difference is a warning, and the run goes on.
     """
@@ -80,7 +80,10 @@ class CategoryCheckHook(Hook):
                         f"{found[0].source} has {found[0].number} categories, but num_classes of "
                         f"model.{name} is {number}",
                     )
-        _warn_of_another_tail(runner, model, training)
+        if trained := _trained_frequency(training):
+            _warn_of_another_tail(runner, model, trained)
+            for loop in (runner._val_loop, runner._test_loop):
+                _warn_of_other_groups(runner, loop, trained)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Compare with what a checkpoint was trained on, unless it only is a start.
@@ -186,12 +189,15 @@ def _compare_with_evaluators(loop: Any) -> Iterator[str]:
                 "of all data sets out among the metrics, where FastLVISMetric has matched its own "
                 "already. Test the data sets one after another, each with a FastLVISMetric"
             )
-        for data_set in _data_sets(loop):
-            if not isinstance(data_set, BaseDetDataset) or len(data_set) == 0:
-                continue
-            info = data_set.get_data_info(0)
-            metric.ground_truth.require_image(info["img_id"], info.get("img_path"))
-            if not _same_file(metric.ann_file, str(data_set.ann_file)):
+        tested = [each for each in _data_sets(loop) if isinstance(each, BaseDetDataset)]
+        others = [each for each in tested if not _same_file(metric.ann_file, str(each.ann_file))]
+        if tested and not others:  # a data set may call its pictures otherwise than its file
+            metric.check_pictures = False
+        for data_set in others:
+            if len(data_set) > 0:
+                info = data_set.get_data_info(0)
+                picture = info.get("img_path") if metric.check_pictures else None
+                metric.ground_truth.require_image(info["img_id"], picture)
                 yield (
                     f"{type(metric).__name__}'s ann_file={metric.ann_file!r} is not the file of "
                     f"the data set that is tested, ann_file={str(data_set.ann_file)!r}. If image "
@@ -237,19 +243,44 @@ def _numbers_of_classes(model: nn.Module) -> Iterator[tuple[str, int]]:
             yield name, number
 
 
-def _warn_of_another_tail(runner: Runner, model: nn.Module, training: list) -> None:
-    """Say where the images that are trained on change what is of low frequency."""
+def _trained_frequency(training: list) -> ClassFrequency | None:
+    """Of the images that are trained on; None if they cannot be counted, or not together."""
     if not training or not all(isinstance(each, FastAnnotations) for each in training):
-        return
+        return None
     packed = [each.labels_by_image() for each in training]
-    if None in packed:
-        return
-    if len({len(each.cat_ids) for each in training}) > 1:
-        return  # which has been told
-    counts = np.sum([each.image_count() for each in training], axis=0)
-    num_images = sum(int((np.diff(ends, prepend=0) > 0).sum()) for _, ends in packed)
-    shown = ClassFrequency(counts, num_images)
-    names = training[0].category_names or training[0].cat_ids
+    if None in packed or len({len(each.cat_ids) for each in training}) > 1:  # which has been told
+        return None
+    return ClassFrequency(
+        np.sum([each.image_count() for each in training], axis=0),
+        sum(int((np.diff(ends, prepend=0) > 0).sum()) for _, ends in packed),
+        classes=tuple(map(str, training[0].category_names or training[0].cat_ids)),
+    )
+
+
+def _warn_of_other_groups(runner: Runner, loop: Any, trained: ClassFrequency) -> None:
+    """Say where APr, APc and APf are of other categories than the trained images make them."""
+    for metric in _lvis_metrics(loop):
+        groups = [category.get("frequency") for category in metric.ground_truth.categories]
+        if len(groups) != trained.num_classes or None in groups:
+            continue
+        shown = [GROUP_NAMES[group][0] for group in trained.groups]
+        differ = [k for k, group in enumerate(groups) if group != shown[k]]
+        if differ:
+            first = differ[0]
+            name = trained.classes[first] if trained.classes else first
+            runner.logger.warning(
+                f"{type(metric).__name__}, ann_file={metric.ann_file!r}: {len(differ)} of "
+                f"{len(groups)} categories are in another group for APr, APc and APf than by the "
+                f"images that are trained on. The first is {name!r}: "
+                f"{groups[first]!r}, but {trained.image_count[first]} images are trained on, which "
+                f"is {shown[first]!r}. If that is not meant so, give the metric class_freq, the "
+                f"annotation file that is trained on"
+            )
+
+
+def _warn_of_another_tail(runner: Runner, model: nn.Module, trained: ClassFrequency) -> None:
+    """Say where the images that are trained on change what is of low frequency."""
+    counts = trained.image_count
     told = set()
     for module, frequency in _frequencies(model):
         if (
@@ -259,13 +290,15 @@ def _warn_of_another_tail(runner: Runner, model: nn.Module, training: list) -> N
         ):
             continue
         told.add(frequency.source)
-        differ = np.flatnonzero(shown.tail(module.lambda_) != module.tail.cpu().numpy())
+        differ = np.flatnonzero(trained.tail(module.lambda_) != module.tail.cpu().numpy())
         if len(differ):
             first = differ[0]
+            name = trained.classes[first] if trained.classes else first
             runner.logger.warning(
                 f"{type(module).__name__}: {len(differ)} of {len(counts)} categories are in the "
                 f"tail by class_freq={frequency.source!r} and not by the images that are trained "
-                f"on, or the other way round. The first is {names[first]!r}: {counts[first]} "
-                f"images are trained on, class_freq says {frequency.image_count[first]}. If "
-                f"class_freq is not meant so, give it the annotation file that is trained on"
+                f"on, or the other way round. The first is {name!r}: {counts[first]} images are "
+                f"trained on, class_freq says {frequency.image_count[first]}. If class_freq is not "
+                f"meant so, give it the annotation file that is trained on, or a list of image "
+                f"counts if there are several"
             )

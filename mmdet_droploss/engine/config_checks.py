@@ -296,6 +296,7 @@ def check_config(cfg: Config) -> None:
     _check_samplers(cfg)
     _warn_of_units(cfg)
     _warn_of_accumulation(cfg)
+    _warn_of_few_detections(cfg)
 
 
 def _counts_epochs(train_cfg: object) -> bool | None:
@@ -381,6 +382,20 @@ def warn_of_batch_size(cfg: Config, processes: int) -> None:
             f"a step has {images} images, and the config's learning rate is meant for {recipe} "
             f"(auto_scale_lr.base_batch_size). --auto-scale-lr, or auto_scale_lr.enable=True, "
             f"scales it. If the learning rate is meant for {images}, set base_batch_size={images}",
+            stacklevel=2,
+        )
+
+
+def _warn_of_few_detections(cfg: Config) -> None:
+    """MMDetection's test settings are COCO's; LVIS's AP takes 300 detections an image."""
+    rcnn = ((cfg.get("model") or {}).get("test_cfg") or {}).get("rcnn") or {}
+    score_thr = rcnn.get("score_thr", 0)
+    kinds = [kind_of(node) for _, node in walk(cfg.get("val_evaluator"))]
+    if score_thr >= 0.05 and any("LVISMetric" in kind for kind in kinds):
+        warnings.warn(
+            f"model.test_cfg.rcnn has score_thr={score_thr} and max_per_img="
+            f"{rcnn.get('max_per_img')}: LVIS's AP takes 300 detections an image, whatever their "
+            f"scores, and rare categories have low ones. Set score_thr=1e-4 and max_per_img=300",
             stacklevel=2,
         )
 

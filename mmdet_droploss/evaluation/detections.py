@@ -31,6 +31,7 @@ class Detections:
         shapes: For ``'bbox'`` (N, 4) float64 (x, y, w, h) in pixels, for ``'segm'`` N compressed
             run-length encodings; either or both.
         picture: The image's file; None if it is not known.
+        size: The height and width, in pixels, of the picture that boxes are in; None if not known.
     """
 
     image_id: int
@@ -38,6 +39,7 @@ class Detections:
     labels: np.ndarray
     shapes: dict[str, Any]
     picture: str | None = None
+    size: tuple[int, int] | None = None
 
     @classmethod
     def from_sample(cls, sample: dict, iou_types: Sequence[str]) -> Detections:
@@ -71,6 +73,7 @@ class Detections:
             _numpy(prediction["labels"]).astype(np.int64),
             shapes,
             sample.get("img_path"),
+            tuple(sample["ori_shape"][:2]) if "ori_shape" in sample else None,
         )
 
     @classmethod

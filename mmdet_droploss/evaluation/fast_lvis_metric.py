@@ -53,6 +53,9 @@ class FastLVISMetric(BaseMetric):
             ``class_freq``, that differ from those of ``ann_file`` are an error. If not, they are a
             warning. (:class:`~mmdet_droploss.engine.category_check.CategoryCheckHook` compares them
             at the start of a run.)
+        check_pictures: Whether a picture under another name than ``ann_file`` has for its id is an
+            error. (The hook knows whether the data set has the same file, and turns this off then:
+            the data set may give its pictures other names.)
         collect_device: ``'cpu'`` or ``'gpu'``, where the processes' states are gathered.
         prefix: Takes the place of ``lvis`` in the names.
         backend_args: For MMEngine's file backends.
@@ -76,6 +79,7 @@ class FastLVISMetric(BaseMetric):
         outfile_prefix: str | None = None,
         format_only: bool = False,
         check_classes: bool = True,
+        check_pictures: bool = True,
         collect_device: str = "cpu",
         prefix: str | None = None,
         backend_args: dict | None = None,
@@ -91,6 +95,7 @@ class FastLVISMetric(BaseMetric):
         self.outfile_prefix = outfile_prefix
         self.format_only = format_only
         self.check_classes = check_classes
+        self.check_pictures = check_pictures
         self._compared = [] if format_only else self.iou_types
         self.ground_truth = GroundTruth(
             ann_file, class_freq, self._compared, check_classes, backend_args
@@ -118,7 +123,8 @@ class FastLVISMetric(BaseMetric):
             self._check_categories()
         for sample in data_samples:
             found = Detections.from_sample(sample, self.iou_types)
-            self.ground_truth.require_image(found.image_id, found.picture)
+            picture = found.picture if self.check_pictures else None
+            self.ground_truth.require_image(found.image_id, picture)
             if found.image_id in self._tested:
                 raise ValueError(tested_twice(found, self._tested[found.image_id]))
             self._tested[found.image_id] = found.picture
@@ -159,11 +165,12 @@ class FastLVISMetric(BaseMetric):
                 f"{labels.max()}, but ann_file={self.ann_file!r} has {num_classes} categories"
             )
         expected = truth.size(image_id)
-        for height, width in {tuple(mask["size"]) for mask in found.shapes.get("segm", ())}:
-            if (height, width) != expected and None not in expected:
+        sizes = {tuple(mask["size"]) for mask in found.shapes.get("segm", ())}
+        for height, width in sizes if found.size is None else {*sizes, found.size}:
+            if (height, width) != expected:
                 raise ValueError(
-                    f"the masks predicted for {truth.name_of_image(image_id)} are {height} pixels "
-                    f"high and {width} wide, but ann_file={self.ann_file!r} says height "
+                    f"the detections in {truth.name_of_image(image_id)} are of a picture {height} "
+                    f"pixels high and {width} wide, but ann_file={self.ann_file!r} says height "
                     f"{expected[0]} and width {expected[1]}"
                     + (
                         ". They are swapped there: MMDetection turns a picture by its EXIF "

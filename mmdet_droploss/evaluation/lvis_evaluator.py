@@ -112,8 +112,8 @@ class LVISEvaluator:
         height, width = self._truth.size(image["id"])
         return {
             "id": self._rank[image["id"]],
-            # Of use for masks only, for which they have been checked.
-            **({"height": int(height), "width": int(width)} if "segm" in self._evaluators else {}),
+            "height": height,
+            "width": width,
             # All detections that hotcoco gets are judged, so it need not know of other negatives.
             "neg_category_ids": np.unique(judged).tolist(),
             "not_exhaustive_category_ids": self._labels_of(image["not_exhaustive_category_ids"]),

@@ -13,10 +13,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mmdet.datasets import LVISV1Dataset
+from mmdet.datasets import LVISV1Dataset, MultiImageMixDataset
 from mmdet.datasets.samplers import AspectRatioBatchSampler
 from mmengine.config import Config
-from mmengine.dataset import ClassBalancedDataset
+from mmengine.dataset import ClassBalancedDataset, RepeatDataset
 from mmengine.model import BaseModel
 from mmengine.registry import DATA_SAMPLERS, DATASETS
 from mmengine.runner import Runner
@@ -380,8 +380,9 @@ def test_no_image_is_decoded_where_the_labels_are_at_hand(ann_file, monkeypatch)
         lambda path: FastLVISV1Dataset(path, lazy_init=True, **OPTIONS),
         lambda path: FastLVISV05Dataset(path, **OPTIONS).get_subset(list(range(10))),
         lambda path: ClassBalancedDataset(FastLVISV1Dataset(path, **OPTIONS), 1e-9),
+        lambda path: MultiImageMixDataset(FastLVISV1Dataset(path, **OPTIONS), []),
     ],
-    ids=["mmdet", "no cache", "unserialized", "lazy", "subset", "wrapper"],
+    ids=["mmdet", "no cache", "unserialized", "lazy", "subset", "wrapper", "mixed images"],
 )
 def test_factors_are_the_same_whatever_data_set_has_the_labels(ann_file, build):
     got = RepeatFactorSampler(build(ann_file), THRESHOLD, seed=3, infinite=True)
@@ -608,6 +609,12 @@ def test_concatenated_data_sets_count_as_one(tmp_path):
     concatenated = torch.utils.data.ConcatDataset(parts)  # as mmengine's and mmdet's
     got = RepeatFactorSampler(concatenated, 0.9, seed=0).factors
     assert got.tolist() == expected.tolist() and expected.max() > 1
+
+
+def test_a_wrapper_that_repeats_images_itself_is_refused(ann_file):
+    repeated = RepeatDataset(FastLVISV1Dataset(ann_file, **OPTIONS), 2)
+    with pytest.raises(TypeError, match="RepeatDataset has no get_cat_ids. Give it the data set"):
+        RepeatFactorSampler(repeated, 0.9)
 
 
 def test_a_data_set_that_does_not_tell_its_labels_is_refused():

@@ -19,6 +19,7 @@ from torch import nn
 
 import mmdet_droploss
 from mmdet_droploss.annotations.names import Categories, difference, repeated_name
+from mmdet_droploss.datasets import FastCocoDataset
 from mmdet_droploss.engine import CategoryCheckHook
 from mmdet_droploss.models.losses import DropLoss
 
@@ -85,6 +86,17 @@ def loader(config, **more):
 
 def run(tmp_path, train, val=None, evaluator=None, model=None, cfg=None, launcher="none"):
     """Train for an iteration; returns the number of batches seen."""
+    runner = build(tmp_path, train, val, evaluator, model, cfg, launcher)
+    model = getattr(runner.model, "module", runner.model)
+    try:
+        runner.train()
+    except ValueError:
+        assert model.seen == 0, "before the first iteration"
+        raise
+    return model.seen
+
+
+def build(tmp_path, train, val=None, evaluator=None, model=None, cfg=None, launcher="none"):
     model = model or Toy()
     options = {}
     if val is not None:
@@ -93,7 +105,7 @@ def run(tmp_path, train, val=None, evaluator=None, model=None, cfg=None, launche
             val_cfg=dict(),
             val_evaluator=dict(type="mmdet.FastLVISMetric", metric="bbox", **evaluator),
         )
-    runner = Runner(
+    return Runner(
         model,
         work_dir=str(tmp_path / "work"),
         train_dataloader=loader(train),
@@ -107,12 +119,6 @@ def run(tmp_path, train, val=None, evaluator=None, model=None, cfg=None, launche
         launcher=launcher,
         **options,
     )
-    try:
-        runner.train()
-    except ValueError:
-        assert model.seen == 0, "before the first iteration"
-        raise
-    return model.seen
 
 
 def log_of(tmp_path):
@@ -139,6 +145,32 @@ def test_an_evaluator_of_other_images_is_refused_before_the_training(tmp_path):
     other.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="is tested, which the evaluator's .*other.json"):
         run(tmp_path, data_set(train), data_set(val), dict(ann_file=str(other)))
+
+
+class Renamed(FastCocoDataset):
+    """Its pictures are cleaned copies."""
+
+    def parse_data_info(self, raw_data_info):
+        info = super().parse_data_info(raw_data_info)
+        return {**info, "img_path": info["img_path"].replace(".png", "_clean.png")}
+
+
+def test_pictures_may_have_other_names_where_the_evaluator_has_the_same_file(tmp_path):
+    train, val = write(tmp_path, "train"), write(tmp_path, "val")
+    renamed = {**data_set(val), "type": Renamed}
+    evaluator = dict(ann_file=val)
+    runner = build(tmp_path, data_set(train), renamed, evaluator)
+    runner.train()
+    (metric,) = runner.val_loop.evaluator.metrics
+    prediction = dict(bboxes=torch.zeros(0, 4), scores=torch.zeros(0), labels=torch.zeros(0))
+    sample = dict(img_id=0, img_path="0_clean.png", pred_instances=prediction)
+    metric.process({}, [sample])
+    other = tmp_path / "other.json"
+    other.write_text(Path(val).read_text().replace("[1, 1, 5, 5]", "[2, 1, 5, 5]"))
+    evaluator = dict(ann_file=str(other))
+    with pytest.raises(ValueError, match=r"0_clean.png' is tested.*check_pictures=False\) lets it"):
+        run(tmp_path, data_set(train), renamed, evaluator)
+    run(tmp_path, data_set(train), renamed, {**evaluator, "check_pictures": False})
 
 
 def test_an_evaluator_of_another_file_is_told(tmp_path):
@@ -284,6 +316,17 @@ def test_another_tail_than_the_images_show_is_said(tmp_path):
     assert run(tmp_path, data_set(train), model=Toy(class_freq=[500, 2, 2])) == 1
     assert "1 of 3 categories" in log_of(tmp_path)
     assert "first is 'ant': 8 images are trained on, class_freq says 500" in log_of(tmp_path)
+
+
+def test_other_groups_than_the_images_show_are_said(tmp_path):
+    train, val = write(tmp_path, "train", num_images=13), write(tmp_path, "val")
+    data = data_set(train), data_set(val)
+    run(tmp_path, *data, dict(ann_file=val))  # which has no groups
+    run(tmp_path, *data, dict(ann_file=val, class_freq=train))
+    assert "in another group" not in log_of(tmp_path)
+    run(tmp_path, *data, dict(ann_file=val, class_freq=val))
+    assert "3 of 3 categories are in another group for APr, APc and APf" in log_of(tmp_path)
+    assert "'ant': 'r', but 13 images are trained on, which is 'c'" in log_of(tmp_path)
 
 
 # ---------------------------------------------------------------- several processes

@@ -317,6 +317,17 @@ def test_a_schedule_that_follows_the_validations_counts_no_epochs(kind):
         check_config(shipped(param_scheduler=[dict(type=kind, monitor="lvis/bbox_AP")]))
 
 
+def test_test_settings_of_coco_are_said():
+    cfg = shipped(model=dict(test_cfg=dict(rcnn=dict(score_thr=0.05, max_per_img=100))))
+    with pytest.warns(UserWarning, match="score_thr=0.05 and max_per_img=100: LVIS's AP takes 300"):
+        check_config(cfg)
+    cfg.val_evaluator = [dict(type="CocoMetric")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_config(cfg)
+        check_config(shipped())
+
+
 def test_checkpoints_inside_an_epoch_are_said():
     """MMEngine resumes from them with the whole epoch."""
     cfg = shipped(train_cfg=EPOCHS, param_scheduler=[])

@@ -163,10 +163,28 @@ def test_predicted_masks_of_another_size(build, encoded):
         assert part in str(error.value)
 
 
-@pytest.mark.parametrize("size", [{"height": None}, {"width": "80"}, {"height": 0}])
-def test_masks_need_the_size_of_the_image(build, size):
+@pytest.mark.parametrize("metric", ["segm", "bbox"])
+def test_boxes_in_a_picture_of_another_size(build, metric):
+    """Turned by EXIF, say; also where nothing is detected, and there is no mask to compare."""
+    nothing = dict(
+        bboxes=torch.zeros(0, 4), scores=torch.zeros(0), labels=torch.zeros(0).long(), masks=[]
+    )
+    for shape, refused in (((60, 80), False), ((60, 80, 3), False), ((80, 60), True)):
+        sample = dict(img_id=1, pred_instances=nothing, ori_shape=shape)
+        if refused:
+            with pytest.raises(ValueError, match="80 pixels high and 60 wide.*EXIF"):
+                build(content(), metric).process({}, [sample])
+        else:
+            build(content(), metric).process({}, [sample])
+
+
+@pytest.mark.parametrize("metric", ["segm", "bbox"])
+@pytest.mark.parametrize(
+    "size", [{"height": None}, {"width": "80"}, {"height": 0}, {"width": 80.5}, {"height": True}]
+)
+def test_the_size_of_an_image_is_needed(build, size, metric):
     with pytest.raises(ValueError, match="height|width"):
-        build(content(image=size), "segm")
+        build(content(image=size), metric)
 
 
 def test_an_empty_mask_does_not_count(build):
