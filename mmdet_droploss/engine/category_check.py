@@ -271,10 +271,10 @@ def _warn_of_other_groups(runner: Runner, loop: Any, trained: ClassFrequency) ->
             runner.logger.warning(
                 f"{type(metric).__name__}, ann_file={metric.ann_file!r}: {len(differ)} of "
                 f"{len(groups)} categories are in another group for APr, APc and APf than by the "
-                f"images that are trained on. The first is {name!r}: "
-                f"{groups[first]!r}, but {trained.image_count[first]} images are trained on, which "
-                f"is {shown[first]!r}. If that is not meant so, give the metric class_freq, the "
-                f"annotation file that is trained on"
+                f"images that are trained on. The first is {name!r}: {groups[first]!r}, but "
+                f"{trained.image_count[first]} images are trained on, which is {shown[first]!r}. "
+                f"If that is not meant so, give the metric class_freq, the annotation file that is "
+                f"trained on"
             )
 
 
