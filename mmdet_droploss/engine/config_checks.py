@@ -389,7 +389,9 @@ def warn_of_batch_size(cfg: Config, processes: int) -> None:
 def _warn_of_few_detections(cfg: Config) -> None:
     """MMDetection's test settings are COCO's; LVIS's AP takes 300 detections an image."""
     rcnn = ((cfg.get("model") or {}).get("test_cfg") or {}).get("rcnn")
-    score_thr = rcnn.get("score_thr") or 0 if isinstance(rcnn, dict) else 0
+    if not isinstance(rcnn, dict):
+        return
+    score_thr = rcnn.get("score_thr") or 0
     kinds = [kind_of(node) for _, node in walk(cfg.get("val_evaluator"))]
     if score_thr >= 0.05 and any("LVISMetric" in kind for kind in kinds):
         warnings.warn(
