@@ -41,7 +41,7 @@ class FederatedLoss(LongTailLoss):
     def __init__(
         self,
         num_classes: int,
-        class_freq: ClassFreq = None,
+        class_freq: ClassFreq,
         num_sampled: int = 50,
         power: float = 0.5,
         **kwargs: Any,

@@ -72,7 +72,7 @@ class LongTailLoss(nn.Module):
     def __init__(
         self,
         num_classes: int,
-        class_freq: ClassFreq = None,
+        class_freq: ClassFreq,
         lambda_: float | None = None,
         num_images: int | None = None,
         reduction: str = "mean",

@@ -10,7 +10,7 @@ from mmengine.dist import all_reduce
 from torch import Tensor
 
 from . import equations as eq
-from .long_tail_loss import LongTailLoss
+from .long_tail_loss import ClassFreq, LongTailLoss
 
 
 @MODELS.register_module()
@@ -22,6 +22,9 @@ class SigmoidBCELoss(LongTailLoss):
     """
 
     needs_tail = False
+
+    def __init__(self, num_classes: int, class_freq: ClassFreq = None, **kwargs: Any) -> None:
+        super().__init__(num_classes, class_freq, **kwargs)
 
     def term_weights(self, labels: Tensor) -> None:
         """All weights are 1."""
